@@ -1,0 +1,140 @@
+//! The contract between whoever submits requests and a backend.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::{GuestRam, IoError, Request, null::NullQueue, ram::RamQueue};
+
+/// Bytes a queue moves for one request in one call: longer requests are continued at each
+/// [`BlockQueue::reap`], so that no call takes longer than a few such steps.
+pub const STEP_BYTES: u64 = 128 * 1024;
+
+/// The size of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// Bytes of the device.
+    pub bytes: u64,
+}
+
+/// What a device can do beyond reading and writing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capabilities {
+    /// What is written can be read back (false for null).
+    pub keeps_data: bool,
+    /// A discarded range reads as zeroes.
+    pub discard_zeroes: bool,
+    /// Completed writes may be lost until a flush.
+    pub volatile_cache: bool,
+}
+
+/// A block device, shared by its queues.
+///
+/// An implementer must not block in any method but `open_queue`, must not panic on any request,
+/// and must count a write as one operation: on failure it says so, whatever part was done. It may
+/// rely on each queue being used by one thread at a time.
+pub trait BlockDevice: Send + Sync {
+    /// The device's size; constant.
+    fn geometry(&self) -> Geometry;
+
+    /// What the device can do; constant.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Opens a queue for one thread, to hold up to `depth` requests.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the backend has no means for another queue.
+    fn open_queue(&self, depth: usize) -> Result<Queue, OpenError>;
+}
+
+/// A queue could not be opened.
+#[derive(Debug, Error)]
+#[error("no queue on {device}: {reason}")]
+pub struct OpenError {
+    /// What was to be opened.
+    pub device: &'static str,
+    /// Why it was not.
+    pub reason: String,
+}
+
+/// What became of a submitted request.
+#[derive(Debug)]
+pub enum Submitted {
+    /// It is finished and comes back with its result.
+    Done(Box<Request>, Result<(), IoError>),
+    /// The queue keeps it; [`BlockQueue::reap`] will give it back.
+    Pending,
+    /// There is no room now; try again after a reap.
+    Full(Box<Request>),
+}
+
+/// A request that was pending and its result.
+pub type Reaped = (Box<Request>, Result<(), IoError>);
+
+/// One thread's way to a device.
+///
+/// An implementer must give every request back exactly once; must touch only the guest memory its
+/// segments name, within the snapshot it was submitted with; must keep that snapshot alive
+/// (`Request::memory`) while it holds the request; must not move more than a few
+/// [`STEP_BYTES`] in one call. It may rely on requests lying within the geometry and on segments
+/// that add up to `len`.
+pub trait BlockQueue: Send {
+    /// Starts a request, or finishes it.
+    fn submit(&mut self, request: Box<Request>, memory: &Arc<GuestRam>) -> Submitted;
+
+    /// Sends what `submit` gathered, where the backend batches.
+    fn kick(&mut self) {}
+
+    /// Continues pending requests and appends the finished ones to `done`. Never waits.
+    fn reap(&mut self, done: &mut Vec<Reaped>);
+
+    /// Requests held.
+    fn pending(&self) -> usize;
+
+    /// Whether `reap` would make progress now without anything happening outside.
+    fn runnable(&self) -> bool {
+        self.pending() > 0
+    }
+}
+
+/// A queue of any backend; the ones on the hot path are dispatched by enum.
+pub enum Queue {
+    /// Memory.
+    Ram(RamQueue),
+    /// Nothing.
+    Null(NullQueue),
+    /// Any other backend.
+    Other(Box<dyn BlockQueue>),
+}
+
+macro_rules! each {
+    ($self:expr, $queue:ident => $call:expr) => {
+        match $self {
+            Queue::Ram($queue) => $call,
+            Queue::Null($queue) => $call,
+            Queue::Other($queue) => $call,
+        }
+    };
+}
+
+impl BlockQueue for Queue {
+    fn submit(&mut self, request: Box<Request>, memory: &Arc<GuestRam>) -> Submitted {
+        each!(self, queue => queue.submit(request, memory))
+    }
+
+    fn kick(&mut self) {
+        each!(self, queue => queue.kick());
+    }
+
+    fn reap(&mut self, done: &mut Vec<Reaped>) {
+        each!(self, queue => queue.reap(done));
+    }
+
+    fn pending(&self) -> usize {
+        each!(self, queue => queue.pending())
+    }
+
+    fn runnable(&self) -> bool {
+        each!(self, queue => queue.runnable())
+    }
+}
