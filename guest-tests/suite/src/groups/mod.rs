@@ -1,0 +1,43 @@
+//! The tests, a file a group.
+
+use crate::{Env, Test};
+
+mod registers;
+
+/// Every group's tests, in the order they run.
+pub static GROUPS: &[&[Test]] = &[registers::TESTS];
+
+/// Every test, in the order they run.
+pub fn tests() -> impl Iterator<Item = &'static Test> {
+    GROUPS.iter().copied().flatten()
+}
+
+/// MSI-X Enable, in the dword that holds Message Control.
+const MSIX_ENABLE: u32 = 1 << 31;
+
+/// The configuration-space offset of the dword with MSI-X's Message Control (PCI 6.8.2).
+fn msix_control(env: &mut Env<'_>) -> Option<u16> {
+    /// Status, in the dword at 4: a capability list is there.
+    const CAPABILITIES: u32 = 1 << 20;
+    const MSIX_ID: u8 = 0x11;
+    let transport = env.nvme.transport();
+    let status = transport.config_read32(0x04);
+    if status == u32::MAX || status & CAPABILITIES == 0 {
+        return None;
+    }
+    let [mut at, ..] = transport.config_read32(0x34).to_le_bytes();
+    // A list longer than the space it lies in is a loop.
+    for _ in 0..48 {
+        let here = u16::from(at & !3);
+        if here < 0x40 {
+            return None;
+        }
+        let header = transport.config_read32(here);
+        let [id, next, ..] = header.to_le_bytes();
+        if id == MSIX_ID {
+            return Some(here);
+        }
+        at = next;
+    }
+    None
+}
