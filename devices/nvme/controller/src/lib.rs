@@ -1,1 +1,51 @@
-//! To be filled.
+//! The NVMe controller: a deterministic state machine.
+//!
+//! No thread, clock, file descriptor, KVM or `unsafe` is in this crate. Memory and time are handed
+//! in, interrupts and wake-ups handed out through [`Interrupt`] and [`Wake`]; whoever owns a
+//! [`Shard`] decides when it runs.
+//!
+//! How a command flows. A front end (a vCPU's exit, a vfio-user message, a test) calls
+//! [`Controller::bar_write`]; a doorbell write is one atomic store (`doorbell`), and a wake if the
+//! shard is parked (`mailbox`). [`Shard::poll`] reads its mailbox, judges doorbells, reserves
+//! completion queue slots, fetches that many submission queue entries in one copy (`queue`), and
+//! hands each to `admin` or `io`. An I/O command is checked, its PRPs become segments (`prp`), and
+//! one [`storage::Request`] goes to the namespace's backend. What is done at once is completed at
+//! once; the rest is reaped later in the same or another poll. At the end of the poll each vector
+//! with new completions is signalled once.
+//!
+//! Who owns what. A completion queue and the submission queues bound to it live on one shard.
+//! Shard 0 also has the admin queue and all knowledge of which queues exist; it asks the other
+//! shards by message. [`Controller`] is shared by all threads: it holds the registers, the
+//! [`lifecycle`] (a pure function, from which CSTS is read), and the doorbells. What may be asked of
+//! it (commands, features, log pages, Identify) is in one table (`table`), from which dispatch and
+//! Identify derive.
+//!
+//! Left out so far: SGLs, metadata, shadow doorbells, interrupt coalescing, weighted round robin,
+//! and the atomicity of blocks between shards; docs/conformance.md has the list.
+
+#![forbid(unsafe_code)]
+
+mod admin;
+pub mod config;
+mod controller;
+mod doorbell;
+mod error_log;
+mod interrupts;
+mod io;
+pub mod lifecycle;
+mod mailbox;
+mod namespace;
+mod prp;
+mod queue;
+mod registers;
+mod rings;
+mod settings;
+mod shard;
+mod stats;
+mod table;
+
+pub use config::{CacheMode, ConfigError, ControllerConfig, NamespaceConfig};
+pub use controller::{Controller, Interrupt, SetupError};
+pub use mailbox::Wake;
+pub use shard::{Progress, Shard};
+pub use stats::Stats;

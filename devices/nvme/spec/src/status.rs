@@ -14,6 +14,8 @@ pub struct Status(pub u16);
 const CODE_MASK: u16 = 0x07FF;
 /// Do Not Retry: the same command will fail again.
 const DNR: u16 = 1 << 14;
+/// More: the error log has an entry for this command.
+const MORE: u16 = 1 << 13;
 /// The bits a [`Status`] uses.
 const STATUS_MASK: u16 = 0x7FFF;
 
@@ -135,6 +137,12 @@ impl Status {
     #[must_use]
     pub const fn dnr(self) -> Self {
         Self(self.0 | DNR)
+    }
+
+    /// The same with More set: the Error Information log tells more (Base 4.2.3).
+    #[must_use]
+    pub const fn more(self) -> Self {
+        Self(self.0 | MORE)
     }
 
     /// Whether Do Not Retry is set.

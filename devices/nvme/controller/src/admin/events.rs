@@ -1,0 +1,125 @@
+//! Asynchronous events: what happened, and who asked to hear of it (Base 5.1.2).
+
+use std::collections::VecDeque;
+
+use nvme_spec::{
+    LogId, Status,
+    event::{
+        ERROR_INVALID_DOORBELL_REGISTER, ERROR_INVALID_DOORBELL_VALUE, EventResult, EventType,
+    },
+};
+
+use super::Delivery;
+use crate::{
+    controller::{FAULT_DOORBELL_REGISTER, FAULT_DOORBELL_VALUE, Shared},
+    mailbox::lock,
+};
+
+/// Requests that may be outstanding; AERL is one less.
+pub(crate) const REQUEST_LIMIT: u8 = 8;
+
+/// Events and requests.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    /// Requests without an event, oldest first.
+    requests: VecDeque<u16>,
+    /// Requests that Abort ended and that have not been completed.
+    aborted: VecDeque<u16>,
+    /// Events not reported. The same event is here once.
+    pending: VecDeque<EventResult>,
+    /// Types that were reported and whose log page was not read since (Base 5.1.2).
+    masked: [bool; EventType::COUNT],
+}
+
+impl Events {
+    /// A new request.
+    pub(super) fn request(&mut self, cid: u16) -> Result<(), Status> {
+        if self.requests.len() >= usize::from(REQUEST_LIMIT) {
+            return Err(Status::AER_LIMIT_EXCEEDED.dnr());
+        }
+        self.requests.push_back(cid);
+        Ok(())
+    }
+
+    /// Ends a request; whether there was one.
+    pub(super) fn abort(&mut self, cid: u16) -> bool {
+        let found = self.requests.iter().position(|&request| request == cid);
+        let Some(cid) = found.and_then(|at| self.requests.remove(at)) else {
+            return false;
+        };
+        self.aborted.push_back(cid);
+        true
+    }
+
+    /// Something happened. Until it is reported, more of the same changes nothing.
+    pub(super) fn raise(&mut self, event_type: EventType, info: u8, log_page: LogId) {
+        let event = EventResult::new()
+            .with_event_type(event_type)
+            .with_info(info)
+            .with_log_page_raw(log_page.0);
+        if !self.pending.contains(&event) {
+            self.pending.push_back(event);
+        }
+    }
+
+    pub(super) fn doorbell_faults(&mut self, shared: &Shared, faults: u32) {
+        for (fault, info) in [
+            (FAULT_DOORBELL_REGISTER, ERROR_INVALID_DOORBELL_REGISTER),
+            (FAULT_DOORBELL_VALUE, ERROR_INVALID_DOORBELL_VALUE),
+        ] {
+            if faults & fault != 0 {
+                // No queue is named: a doorbell of none was written, or one was overwritten since.
+                lock(&shared.error_log).event(0xFFFF, Status::INVALID_FIELD);
+                self.raise(EventType::Error, info, LogId::ERROR_INFORMATION);
+            }
+        }
+    }
+
+    /// A log page was read without Retain Asynchronous Event: its events may be reported again.
+    pub(super) fn log_read(&mut self, lid: LogId) {
+        let event_type = match lid {
+            LogId::ERROR_INFORMATION => EventType::Error,
+            LogId::SMART => EventType::Smart,
+            _ => return,
+        };
+        if let Some(masked) = self.masked.get_mut(event_type as usize) {
+            *masked = false;
+        }
+    }
+
+    fn is_masked(&self, event: EventResult) -> bool {
+        self.masked
+            .get(event.event_type() as usize)
+            .copied()
+            .unwrap_or(true)
+    }
+
+    pub(super) fn has_delivery(&self) -> bool {
+        !self.aborted.is_empty()
+            || (!self.requests.is_empty() && self.pending.iter().any(|&e| !self.is_masked(e)))
+    }
+
+    pub(super) fn next_delivery(&mut self) -> Option<Delivery> {
+        if let Some(cid) = self.aborted.pop_front() {
+            return Some(Delivery {
+                cid,
+                status: Status::ABORT_REQUESTED,
+                dw0: 0,
+            });
+        }
+        let at = self
+            .pending
+            .iter()
+            .position(|&event| !self.is_masked(event))?;
+        let cid = self.requests.pop_front()?;
+        let event = self.pending.remove(at)?;
+        if let Some(masked) = self.masked.get_mut(event.event_type() as usize) {
+            *masked = true;
+        }
+        Some(Delivery {
+            cid,
+            status: Status::SUCCESS,
+            dw0: event.into(),
+        })
+    }
+}

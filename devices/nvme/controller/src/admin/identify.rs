@@ -1,0 +1,166 @@
+//! Identify (Base 5.1.13).
+
+use nvme_spec::{
+    IDENTIFY_BYTES, NSID_BROADCAST, Sqe, Status,
+    identify::{
+        CNTRLTYPE_IO, EntrySizes, FLUSH_BROADCAST_SUPPORTED, FirmwareUpdates, IdentifyController,
+        NIDT_EUI64, NIDT_NGUID, NamespaceDescriptorHeader, VolatileWriteCacheAttributes,
+    },
+    queue::IdentifyCdw10,
+    registers::{CQE_LOG2, SQE_LOG2},
+};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::{
+    ABORT_LIMIT, Admin, AdminContext, Handled, Outcome,
+    events::REQUEST_LIMIT,
+    features::{CRITICAL_TEMPERATURE_K, POWER_STATES, WARNING_TEMPERATURE_K},
+};
+use crate::{
+    config::{CacheMode, ControllerConfig, MIN_PAGE_BYTES},
+    controller::Shared,
+    error_log, namespace,
+    table::{self, IdentifyKind},
+};
+
+/// The largest power the one power state draws, in centiwatts: 25 W, as a drive would.
+const MAX_POWER_CENTIWATTS: u16 = 2500;
+/// What a host should wait for a shutdown, in microseconds; a shutdown here takes one poll.
+const RTD3_MICROSECONDS: u32 = 1_000_000;
+
+impl Admin {
+    /// Identify: 4,096 bytes of the structure that CNS names.
+    pub(super) fn identify(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Handled {
+        let cns = IdentifyCdw10::from(sqe.cdw10).cns();
+        let kind = table::identify_kind(cns).ok_or(Status::INVALID_FIELD.dnr())?;
+        let mut data = [0u8; IDENTIFY_BYTES];
+        match kind {
+            IdentifyKind::Controller => data = to_bytes(&controller(cx.shared)),
+            IdentifyKind::Namespace => {
+                // Without Namespace Management, FFFFFFFFh asks for nothing.
+                if sqe.nsid == NSID_BROADCAST {
+                    return Err(Status::INVALID_NAMESPACE.dnr());
+                }
+                let namespace = cx
+                    .shared
+                    .namespace(sqe.nsid)
+                    .ok_or(Status::INVALID_NAMESPACE.dnr())?;
+                data = to_bytes(&namespace.identify());
+            }
+            IdentifyKind::ActiveNamespaces => {
+                // FFFFFFFEh and FFFFFFFFh are refused (Base 5.1.13.2.2).
+                if sqe.nsid >= NSID_BROADCAST - 1 {
+                    return Err(Status::INVALID_NAMESPACE.dnr());
+                }
+                let nsids = cx
+                    .shared
+                    .namespaces
+                    .iter()
+                    .map(|n| n.nsid)
+                    .filter(|&n| n > sqe.nsid);
+                for (place, nsid) in data.chunks_exact_mut(4).zip(nsids) {
+                    place.copy_from_slice(&nsid.to_le_bytes());
+                }
+            }
+            IdentifyKind::NamespaceDescriptors => {
+                let namespace = cx
+                    .shared
+                    .namespace(sqe.nsid)
+                    .ok_or(Status::INVALID_NAMESPACE.dnr())?;
+                let eui64 = NamespaceDescriptorHeader::new(NIDT_EUI64, 8);
+                let nguid = NamespaceDescriptorHeader::new(NIDT_NGUID, 16);
+                let list = [
+                    eui64.as_bytes(),
+                    &namespace.eui64(),
+                    nguid.as_bytes(),
+                    &namespace.nguid(),
+                ]
+                .concat();
+                for (place, byte) in data.iter_mut().zip(list) {
+                    *place = byte;
+                }
+            }
+        }
+        self.send(cx, sqe, &data, IDENTIFY_BYTES as u64)?;
+        Ok(Outcome::SUCCESS)
+    }
+}
+
+fn to_bytes<T: IntoBytes + zerocopy::Immutable>(value: &T) -> [u8; IDENTIFY_BYTES] {
+    let mut data = [0; IDENTIFY_BYTES];
+    for (place, byte) in data.iter_mut().zip(value.as_bytes()) {
+        *place = *byte;
+    }
+    data
+}
+
+/// Text padded with spaces.
+fn padded<const N: usize>(text: &str) -> [u8; N] {
+    let mut field = [b' '; N];
+    for (place, byte) in field.iter_mut().zip(text.bytes()) {
+        *place = byte;
+    }
+    field
+}
+
+/// Identify Controller (Base 5.1.13.2.1).
+fn controller(shared: &Shared) -> IdentifyController {
+    let config = &shared.config;
+    let mut data = IdentifyController::new_zeroed();
+    data.vid = config.vendor_id;
+    data.ssvid = config.subsystem_vendor_id;
+    data.sn = padded(&config.serial);
+    data.mn = padded(&config.model);
+    data.fr = padded(&config.firmware);
+    data.mdts = mdts(config);
+    data.ver = config.version.into();
+    data.rtd3r = RTD3_MICROSECONDS;
+    data.rtd3e = RTD3_MICROSECONDS;
+    data.cntrltype = CNTRLTYPE_IO;
+    data.oacs = table::oacs();
+    data.acl_z = ABORT_LIMIT - 1;
+    data.aerl_z = REQUEST_LIMIT - 1;
+    data.frmw = FirmwareUpdates::new()
+        .with_first_slot_read_only(true)
+        .with_slots(1);
+    data.lpa = table::LPA;
+    data.elpe_z = error_log::ENTRIES - 1;
+    data.npss_z = POWER_STATES - 1;
+    data.wctemp = WARNING_TEMPERATURE_K;
+    data.cctemp = CRITICAL_TEMPERATURE_K;
+    data.sqes = EntrySizes::new()
+        .with_required(SQE_LOG2)
+        .with_maximum(SQE_LOG2);
+    data.cqes = EntrySizes::new()
+        .with_required(CQE_LOG2)
+        .with_maximum(CQE_LOG2);
+    data.nn = u32::try_from(shared.namespaces.len()).unwrap_or(u32::MAX);
+    data.oncs = table::oncs();
+    data.vwc = VolatileWriteCacheAttributes::new()
+        .with_present(config.cache == CacheMode::Volatile)
+        .with_flush_behavior(FLUSH_BROADCAST_SUPPORTED);
+    data.subnqn = subnqn(shared);
+    if let Some(state) = data.psd.first_mut() {
+        state.mp = MAX_POWER_CENTIWATTS;
+    }
+    data
+}
+
+/// MDTS: log2 of the largest transfer in pages of CAP.MPSMIN.
+fn mdts(config: &ControllerConfig) -> u8 {
+    let pages = config.mdts_bytes / MIN_PAGE_BYTES;
+    u8::try_from(pages.ilog2()).unwrap_or_default()
+}
+
+/// The subsystem's NVMe Qualified Name, in the form made of a UUID (Base 4.7).
+fn subnqn(shared: &Shared) -> [u8; 256] {
+    let name = format!(
+        "nqn.2014-08.org.nvmexpress:uuid:{}",
+        namespace::subsystem_uuid(&shared.config)
+    );
+    let mut field = [0; 256];
+    for (place, byte) in field.iter_mut().zip(name.bytes()) {
+        *place = byte;
+    }
+    field
+}

@@ -1,0 +1,364 @@
+//! Admin commands (Base 5), all on shard 0.
+
+mod events;
+mod features;
+mod identify;
+mod logs;
+mod queues;
+
+use std::sync::{Arc, atomic::Ordering};
+
+use nvme_spec::{
+    Sqe, Status,
+    queue::{ABORT_NOT_ABORTED, AbortCdw10},
+    registers::CC_AMS_ROUND_ROBIN,
+    registers::CC_CSS_NVM,
+};
+use storage::{GuestRam, Request};
+use vm_memory::{Bytes, GuestAddress};
+
+use self::{events::Events, features::Features, queues::Queues};
+use crate::{
+    config::{ControllerConfig, MIN_PAGE_BYTES},
+    controller::Shared,
+    doorbell::Side,
+    mailbox::{AdminTicket, Answer, Message},
+    prp,
+    queue::{CompletionQueue, SubmissionQueue},
+    registers::{Registers, page_size_supported},
+    settings::Settings,
+    shard::{Command, Epoch},
+    table::{self, AdminKind},
+};
+
+/// Abort commands that may wait at a time; ACL is one less (Base 5.1.1).
+pub(crate) const ABORT_LIMIT: u8 = 4;
+
+/// What an admin command works with.
+pub(crate) struct AdminContext<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) memory: &'a Arc<GuestRam>,
+    pub(crate) epoch: Epoch,
+    pub(crate) now_ns: u64,
+}
+
+/// What became of an admin command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// Complete it.
+    Done { status: Status, dw0: u32 },
+    /// A shard will answer to the ticket.
+    Waits(AdminTicket),
+    /// An Asynchronous Event Request: it is completed by an event.
+    Event,
+}
+
+impl Outcome {
+    const SUCCESS: Self = Self::Done {
+        status: Status::SUCCESS,
+        dw0: 0,
+    };
+
+    const fn value(dw0: u32) -> Self {
+        Self::Done {
+            status: Status::SUCCESS,
+            dw0,
+        }
+    }
+}
+
+impl From<Status> for Outcome {
+    fn from(status: Status) -> Self {
+        Self::Done { status, dw0: 0 }
+    }
+}
+
+/// The result of a handler: a status other than success is the short way out.
+type Handled = Result<Outcome, Status>;
+
+/// A completion of an Asynchronous Event Request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) cid: u16,
+    pub(crate) status: Status,
+    pub(crate) dw0: u32,
+}
+
+/// Shard 0's knowledge: which queues exist, features, events.
+pub(crate) struct Admin {
+    queues: Queues,
+    features: Features,
+    events: Events,
+    /// Commands that wait for an answer, by ticket.
+    waiting: Vec<Option<Waiting>>,
+    /// Segments of an admin command's data.
+    data: Request,
+    /// When the controller was first polled, for Power On Hours.
+    first_poll_ns: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    what: Wait,
+    /// Set once the shard has put the command here.
+    command: Option<(Command, Sqe)>,
+}
+
+/// What a waiting command waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wait {
+    DeleteSq { qid: u16 },
+    DeleteCq { qid: u16 },
+    Abort,
+}
+
+impl Admin {
+    pub(crate) fn new(config: &ControllerConfig) -> Self {
+        Self {
+            queues: Queues::new(config.io_queues),
+            features: Features::new(config),
+            events: Events::default(),
+            waiting: Vec::new(),
+            data: Request::default(),
+            first_poll_ns: None,
+        }
+    }
+
+    /// Checks what the registers ask for and makes the admin queues (Base 3.5.1).
+    ///
+    /// # Errors
+    /// What is wrong with the registers; the controller then reports CSTS.CFS.
+    pub(crate) fn enable(
+        &mut self,
+        shared: &Shared,
+        memory: &GuestRam,
+        registers: &Registers,
+    ) -> Result<(CompletionQueue, SubmissionQueue), &'static str> {
+        let Registers {
+            cc, aqa, asq, acq, ..
+        } = *registers;
+        if cc.css() != CC_CSS_NVM {
+            return Err("CC.CSS selects a command set that CAP.CSS does not offer");
+        }
+        if cc.ams() != CC_AMS_ROUND_ROBIN {
+            return Err("CC.AMS selects an arbitration that CAP.AMS does not offer");
+        }
+        if !page_size_supported(cc.mps()) {
+            return Err("CC.MPS is above CAP.MPSMAX");
+        }
+        let page_bytes = u64::from(MIN_PAGE_BYTES) << cc.mps();
+        let (sq_entries, cq_entries) = (u32::from(aqa.asqs_z()) + 1, u32::from(aqa.acqs_z()) + 1);
+        if sq_entries < 2 || cq_entries < 2 {
+            return Err("AQA gives an admin queue fewer than 2 entries");
+        }
+        if !asq.is_multiple_of(page_bytes) || !acq.is_multiple_of(page_bytes) {
+            return Err("ASQ or ACQ is not aligned to the memory page size");
+        }
+        if !queues::is_memory(memory, asq, queues::sq_bytes(sq_entries))
+            || !queues::is_memory(memory, acq, queues::cq_bytes(cq_entries))
+        {
+            return Err("an admin queue is not in memory");
+        }
+        shared
+            .settings
+            .page_bytes
+            .store(page_bytes, Ordering::Relaxed);
+        shared.doorbells.open(0, Side::SqTail, 0);
+        shared.doorbells.open(0, Side::CqHead, 0);
+        Ok((
+            CompletionQueue::new(0, acq, cq_entries, Some(0)),
+            SubmissionQueue::new(0, asq, sq_entries, 0),
+        ))
+    }
+
+    /// Forgets all that a Controller Level Reset ends (Base 3.7.2); the commands that waited.
+    pub(crate) fn reset(&mut self, shared: &Shared) -> impl Iterator<Item = Command> + use<> {
+        shared.doorbells.close(0, Side::SqTail);
+        shared.doorbells.close(0, Side::CqHead);
+        self.queues.close_all(&shared.doorbells);
+        shared.faults.store(0, Ordering::Relaxed);
+        reset_settings(&shared.settings);
+        self.features = Features::new(&shared.config);
+        self.events = Events::default();
+        std::mem::take(&mut self.waiting)
+            .into_iter()
+            .flatten()
+            .filter_map(|waiting| waiting.command.map(|(command, _)| command))
+    }
+
+    /// Executes a command.
+    pub(crate) fn execute(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Outcome {
+        self.first_poll_ns.get_or_insert(cx.now_ns);
+        self.handle(cx, sqe).unwrap_or_else(Outcome::from)
+    }
+
+    fn handle(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Handled {
+        let kind = table::admin_kind(sqe.admin_opcode()).ok_or(Status::INVALID_OPCODE.dnr())?;
+        // Admin commands take PRPs over PCIe, and are never fused (Base 4.1, PCIe 2.3).
+        if sqe.flags.fuse() != 0 || sqe.flags.psdt() != 0 {
+            return Err(Status::INVALID_FIELD.dnr());
+        }
+        match kind {
+            AdminKind::CreateCq => self.create_cq(cx, sqe),
+            AdminKind::CreateSq => self.create_sq(cx, sqe),
+            AdminKind::DeleteCq => self.delete_cq(cx, sqe),
+            AdminKind::DeleteSq => self.delete_sq(cx, sqe),
+            AdminKind::Identify => self.identify(cx, sqe),
+            AdminKind::GetLogPage => self.get_log_page(cx, sqe),
+            AdminKind::SetFeatures => self.set_features(cx, sqe),
+            AdminKind::GetFeatures => self.get_features(cx, sqe),
+            AdminKind::Abort => self.abort(cx, sqe),
+            AdminKind::AsyncEventRequest => self.events.request(sqe.cid).map(|()| Outcome::Event),
+        }
+    }
+
+    /// Abort (Base 5.1.1): an Asynchronous Event Request at once, others by their shard.
+    fn abort(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Handled {
+        let cdw10 = AbortCdw10::from(sqe.cdw10);
+        let (sqid, cid) = (cdw10.sqid(), cdw10.cid());
+        if sqid == 0 {
+            let aborted = self.events.abort(cid);
+            return Ok(Outcome::value(if aborted { 0 } else { ABORT_NOT_ABORTED }));
+        }
+        let Some(shard) = self.queues.shard_of_sq(cx.shared, sqid) else {
+            return Ok(Outcome::value(ABORT_NOT_ABORTED));
+        };
+        let aborts = self
+            .waiting
+            .iter()
+            .flatten()
+            .filter(|w| w.what == Wait::Abort)
+            .count();
+        if aborts >= usize::from(ABORT_LIMIT) {
+            return Err(Status::ABORT_LIMIT_EXCEEDED);
+        }
+        let (epoch, ticket) = (cx.epoch, self.ticket(Wait::Abort));
+        cx.shared.mailboxes.post(
+            shard,
+            Message::Abort {
+                epoch,
+                sqid,
+                cid,
+                ticket,
+            },
+        );
+        Ok(Outcome::Waits(ticket))
+    }
+
+    /// A ticket for a command that is about to wait.
+    fn ticket(&mut self, what: Wait) -> AdminTicket {
+        let waiting = Some(Waiting {
+            what,
+            command: None,
+        });
+        let free = self
+            .waiting
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.waiting.len());
+        match self.waiting.get_mut(free) {
+            Some(slot) => *slot = waiting,
+            None => self.waiting.push(waiting),
+        }
+        // As many commands wait at most as the admin queue has entries, 4,096.
+        AdminTicket::try_from(free).unwrap_or(AdminTicket::MAX)
+    }
+
+    /// Keeps a command until its ticket is answered.
+    pub(crate) fn wait(&mut self, ticket: AdminTicket, command: Command, sqe: Sqe) {
+        match self.waiting.get_mut(usize::from(ticket)) {
+            Some(Some(waiting)) => waiting.command = Some((command, sqe)),
+            _ => command.permit.forget(),
+        }
+    }
+
+    /// A shard answers: the command to complete, and its dword 0.
+    pub(crate) fn answered(
+        &mut self,
+        shared: &Shared,
+        ticket: AdminTicket,
+        answer: Answer,
+    ) -> Option<(Command, Sqe, u32)> {
+        let waiting = self.waiting.get_mut(usize::from(ticket))?.take()?;
+        let dw0 = match (waiting.what, answer) {
+            (Wait::DeleteSq { qid }, _) => {
+                self.queues.sq_deleted(&shared.doorbells, qid);
+                0
+            }
+            (Wait::DeleteCq { qid }, _) => {
+                self.queues.cq_deleted(&shared.doorbells, qid);
+                0
+            }
+            (Wait::Abort, Answer::Aborted) => 0,
+            (Wait::Abort, _) => ABORT_NOT_ABORTED,
+        };
+        waiting.command.map(|(command, sqe)| (command, sqe, dw0))
+    }
+
+    /// Records doorbell writes that no correct host makes.
+    pub(crate) fn doorbell_faults(&mut self, shared: &Shared, faults: u32) {
+        self.events.doorbell_faults(shared, faults);
+    }
+
+    /// Whether an Asynchronous Event Request can be completed now.
+    pub(crate) fn has_delivery(&self) -> bool {
+        self.events.has_delivery()
+    }
+
+    /// The next Asynchronous Event Request to complete.
+    pub(crate) fn next_delivery(&mut self) -> Option<Delivery> {
+        self.events.next_delivery()
+    }
+
+    /// Copies `bytes` into a command's data buffer, which is `len` bytes; what the buffer has
+    /// beyond `bytes` is left as it is.
+    fn send(
+        &mut self,
+        cx: &AdminContext<'_>,
+        sqe: &Sqe,
+        bytes: &[u8],
+        len: u64,
+    ) -> Result<(), Status> {
+        if len > u64::from(cx.shared.config.mdts_bytes) {
+            return Err(Status::INVALID_FIELD.dnr());
+        }
+        let page_bytes = cx.shared.settings.page_bytes.load(Ordering::Relaxed);
+        self.data.segments.clear();
+        prp::walk(
+            &mut self.data,
+            cx.memory,
+            page_bytes,
+            sqe.prp1,
+            sqe.prp2,
+            len,
+        )?;
+        let mut rest = bytes;
+        for segment in &self.data.segments {
+            let count = rest.len().min(segment.len as usize);
+            let (now, later) = rest.split_at(count);
+            cx.memory
+                .write_slice(now, GuestAddress(segment.addr))
+                .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+            rest = later;
+        }
+        Ok(())
+    }
+}
+
+/// Settings as they are after a reset.
+fn reset_settings(settings: &Settings) {
+    let vectors = u16::try_from(settings.coalescing_disabled.len()).unwrap_or(u16::MAX);
+    let fresh = Settings::new(vectors);
+    settings
+        .arbitration_burst
+        .store(fresh.arbitration_burst.into_inner(), Ordering::Relaxed);
+    settings
+        .coalescing_count
+        .store(fresh.coalescing_count.into_inner(), Ordering::Relaxed);
+    settings
+        .coalescing_ns
+        .store(fresh.coalescing_ns.into_inner(), Ordering::Relaxed);
+    for vector in 0..vectors {
+        settings.set_coalescing_disabled(vector, false);
+    }
+}

@@ -1,0 +1,334 @@
+//! What a controller is made of, and the rules its values obey.
+
+use std::{fmt, sync::Arc};
+
+use nvme_spec::registers::Vs;
+use storage::BlockDevice;
+use thiserror::Error;
+
+/// The smallest and largest logical block, in bytes.
+pub const LBA_BYTES: std::ops::RangeInclusive<u32> = 512..=64 * 1024;
+/// The memory page size that MDTS counts in, CAP.MPSMIN, in bytes.
+pub const MIN_PAGE_BYTES: u32 = 4096;
+/// The largest data transfer that can be configured, in bytes.
+pub const MAX_MDTS_BYTES: u32 = 64 << 20;
+/// MSI-X vectors a function can have (PCI 3.0 6.8.2).
+pub const MAX_VECTORS: u16 = 2048;
+/// I/O queue pairs that a controller can have: identifiers 1 to 65,535 (Base 3.3).
+pub const MAX_IO_QUEUES: u16 = 65_535;
+/// Namespaces a controller can have.
+pub const MAX_NAMESPACES: usize = 1024;
+/// Threads that may serve a controller.
+pub const MAX_SHARDS: u16 = 64;
+
+/// A controller's configuration. [`Default`] is a controller without namespaces.
+#[derive(Clone)]
+pub struct ControllerConfig {
+    /// Serial Number: 1 to 20 printable ASCII characters.
+    pub serial: String,
+    /// Model Number: 1 to 40 printable ASCII characters.
+    pub model: String,
+    /// Firmware Revision: 1 to 8 printable ASCII characters.
+    pub firmware: String,
+    /// PCI Vendor ID, which Identify repeats.
+    pub vendor_id: u16,
+    /// PCI Subsystem Vendor ID, which Identify repeats.
+    pub subsystem_vendor_id: u16,
+    /// The version that VS reports and whose rules hold.
+    pub version: Vs,
+    /// I/O queue pairs.
+    pub io_queues: u16,
+    /// The most entries of a queue, 2 to 65,536.
+    pub queue_entries: u32,
+    /// MSI-X vectors, 1 to 2,048.
+    pub vectors: u16,
+    /// Maximum Data Transfer Size in bytes: a power of two of at least a page (4,096) and a block.
+    pub mdts_bytes: u32,
+    /// Report a volatile write cache; see [`CacheMode`].
+    pub cache: CacheMode,
+    /// Threads that will poll, each its own shard.
+    pub shards: u16,
+    /// The namespaces, NSID 1 first.
+    pub namespaces: Vec<NamespaceConfig>,
+}
+
+/// Whether Identify reports a volatile write cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CacheMode {
+    /// None: completed writes are as durable as the backend.
+    #[default]
+    None,
+    /// One is reported, with feature 06h; it is empty at all times until the power model fills it.
+    Volatile,
+}
+
+/// A namespace's configuration.
+#[derive(Clone)]
+pub struct NamespaceConfig {
+    /// What stores it.
+    pub device: Arc<dyn BlockDevice>,
+    /// Bytes of a logical block: a power of two of 512 to 65,536.
+    pub lba_bytes: u32,
+}
+
+impl Default for ControllerConfig {
+    fn default() -> Self {
+        Self {
+            serial: "FERRITE0001".into(),
+            model: "Ferrite NVMe Controller".into(),
+            firmware: env!("CARGO_PKG_VERSION").into(),
+            vendor_id: 0,
+            subsystem_vendor_id: 0,
+            version: Vs::V1_4,
+            io_queues: 65,
+            queue_entries: 65_536,
+            vectors: 66,
+            mdts_bytes: 512 * 1024,
+            cache: CacheMode::None,
+            shards: 1,
+            namespaces: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for ControllerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControllerConfig")
+            .field("serial", &self.serial)
+            .field("model", &self.model)
+            .field("version", &self.version)
+            .field("io_queues", &self.io_queues)
+            .field("queue_entries", &self.queue_entries)
+            .field("vectors", &self.vectors)
+            .field("mdts_bytes", &self.mdts_bytes)
+            .field("cache", &self.cache)
+            .field("shards", &self.shards)
+            .field("namespaces", &self.namespaces.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A configuration that breaks a rule.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{key}={value}: {rule}; {hint}")]
+pub struct ConfigError {
+    /// The option's key.
+    pub key: &'static str,
+    /// The value that was given.
+    pub value: String,
+    /// The rule it breaks.
+    pub rule: &'static str,
+    /// A value that would do.
+    pub hint: String,
+}
+
+impl ConfigError {
+    fn new(
+        key: &'static str,
+        value: impl fmt::Display,
+        rule: &'static str,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self {
+            key,
+            value: value.to_string(),
+            rule,
+            hint: hint.into(),
+        }
+    }
+}
+
+impl ControllerConfig {
+    /// Checks every rule.
+    ///
+    /// # Errors
+    /// The first rule that is broken, by key, with a value that would do.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        text(
+            "serial",
+            &self.serial,
+            20,
+            "a Serial Number has 1 to 20 printable ASCII characters",
+        )?;
+        text(
+            "model",
+            &self.model,
+            40,
+            "a Model Number has 1 to 40 printable ASCII characters",
+        )?;
+        text(
+            "firmware",
+            &self.firmware,
+            8,
+            "a Firmware Revision has 1 to 8 such characters",
+        )?;
+        if self.version != Vs::V1_4 {
+            return Err(ConfigError::new(
+                "version",
+                format_args!("{}.{}", self.version.mjr(), self.version.mnr()),
+                "only 1.4 is complete so far (2.1 also asks for CRTO, log pages 00h, 05h and 12h, and CNS 08h)",
+                "use version=1.4",
+            ));
+        }
+        range(
+            "queues",
+            u64::from(self.io_queues),
+            1,
+            u64::from(MAX_IO_QUEUES),
+            "I/O queue pairs",
+        )?;
+        range(
+            "depth",
+            u64::from(self.queue_entries),
+            2,
+            65_536,
+            "entries of a queue",
+        )?;
+        range(
+            "vectors",
+            u64::from(self.vectors),
+            1,
+            u64::from(MAX_VECTORS),
+            "MSI-X vectors",
+        )?;
+        range(
+            "workers",
+            u64::from(self.shards),
+            1,
+            u64::from(MAX_SHARDS),
+            "worker threads",
+        )?;
+        power_of_two("mdts", self.mdts_bytes, MIN_PAGE_BYTES, MAX_MDTS_BYTES)?;
+        range(
+            "namespaces",
+            self.namespaces.len() as u64,
+            1,
+            MAX_NAMESPACES as u64,
+            "namespaces",
+        )?;
+        for namespace in &self.namespaces {
+            let lba = namespace.lba_bytes;
+            power_of_two("lba", lba, *LBA_BYTES.start(), *LBA_BYTES.end())?;
+            if self.mdts_bytes < lba {
+                return Err(ConfigError::new(
+                    "mdts",
+                    self.mdts_bytes,
+                    "the largest transfer must hold a logical block of every namespace",
+                    format!("use mdts={lba} or more"),
+                ));
+            }
+            let bytes = namespace.device.geometry().bytes;
+            if bytes < u64::from(lba) || !bytes.is_multiple_of(u64::from(lba)) {
+                return Err(ConfigError::new(
+                    "size",
+                    bytes,
+                    "a namespace is a whole number of logical blocks, at least one",
+                    format!("use a multiple of {lba}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn text(
+    key: &'static str,
+    value: &str,
+    most: usize,
+    rule: &'static str,
+) -> Result<(), ConfigError> {
+    let printable = value.bytes().all(|b| (0x20..0x7F).contains(&b));
+    if value.is_empty() || value.len() > most || !printable {
+        return Err(ConfigError::new(
+            key,
+            value,
+            rule,
+            format!("give at most {most}"),
+        ));
+    }
+    Ok(())
+}
+
+fn range(
+    key: &'static str,
+    value: u64,
+    least: u64,
+    most: u64,
+    rule: &'static str,
+) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        key,
+        value,
+        rule,
+        format!("give {least} to {most}"),
+    ))
+}
+
+fn power_of_two(key: &'static str, value: u32, least: u32, most: u32) -> Result<(), ConfigError> {
+    if value.is_power_of_two() && (least..=most).contains(&value) {
+        return Ok(());
+    }
+    let near = value.clamp(least, most).next_power_of_two();
+    let hint = format!("give {least} to {most}, for example {near}");
+    Err(ConfigError::new(key, value, "bytes, a power of two", hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::null::Null;
+
+    use super::*;
+
+    fn good() -> ControllerConfig {
+        let device = Arc::new(Null::new(1 << 20));
+        ControllerConfig {
+            namespaces: vec![NamespaceConfig {
+                device,
+                lba_bytes: 4096,
+            }],
+            ..ControllerConfig::default()
+        }
+    }
+
+    #[test]
+    fn the_default_with_a_namespace_is_valid() {
+        assert_eq!(good().validate(), Ok(()));
+    }
+
+    #[test]
+    fn each_rule_refuses_with_key_and_value() {
+        type Break = fn(&mut ControllerConfig);
+        let cases: [(&str, &str, Break); 15] = [
+            ("serial", "", |c| c.serial.clear()),
+            ("serial", "é", |c| c.serial = "é".into()),
+            ("model", "x", |c| c.model = "x".repeat(41)),
+            ("firmware", "123456789", |c| c.firmware = "123456789".into()),
+            ("version", "2.1", |c| c.version = Vs::V2_1),
+            ("queues", "0", |c| c.io_queues = 0),
+            ("depth", "1", |c| c.queue_entries = 1),
+            ("depth", "65537", |c| c.queue_entries = 65_537),
+            ("vectors", "2049", |c| c.vectors = 2049),
+            ("workers", "0", |c| c.shards = 0),
+            ("mdts", "2048", |c| c.mdts_bytes = 2048),
+            ("lba", "513", |c| c.namespaces[0].lba_bytes = 513),
+            ("lba", "131072", |c| c.namespaces[0].lba_bytes = 131_072),
+            ("mdts", "4096", |c| {
+                c.mdts_bytes = 4096;
+                c.namespaces[0].lba_bytes = 8192;
+            }),
+            ("size", "4097", |c| {
+                c.namespaces[0].device = Arc::new(Null::new(4097))
+            }),
+        ];
+        for (key, value, breaks) in cases {
+            let mut config = good();
+            breaks(&mut config);
+            let error = config.validate().expect_err(key);
+            assert_eq!(error.key, key, "{error}");
+            assert!(error.value.contains(value), "{error}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Doorbell registers: where a host's tails and heads arrive, from any thread.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::shard::ShardId;
+
+/// Which doorbell: that of a submission queue's tail or of a completion queue's head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    SqTail,
+    CqHead,
+}
+
+/// No live queue has this doorbell.
+const NOBODY: u32 = u32::MAX;
+
+/// The doorbells of every queue pair the controller may have.
+///
+/// A ring is one atomic store; the shard that owns the queue judges the value when it reads it.
+/// Only shard 0 opens and closes doorbells, before a queue's creation and after its end.
+#[derive(Debug)]
+pub(crate) struct Doorbells {
+    pairs: Box<[[Doorbell; 2]]>,
+}
+
+#[derive(Debug)]
+struct Doorbell {
+    value: AtomicU32,
+    owner: AtomicU32,
+}
+
+impl Doorbells {
+    /// Doorbells for queue identifiers 0 to `io_queues`.
+    pub(crate) fn new(io_queues: u16) -> Self {
+        let doorbell = || Doorbell {
+            value: AtomicU32::new(0),
+            owner: AtomicU32::new(NOBODY),
+        };
+        Self {
+            pairs: (0..=io_queues).map(|_| [doorbell(), doorbell()]).collect(),
+        }
+    }
+
+    fn get(&self, qid: u16, side: Side) -> Option<&Doorbell> {
+        let [tail, head] = self.pairs.get(usize::from(qid))?;
+        Some(match side {
+            Side::SqTail => tail,
+            Side::CqHead => head,
+        })
+    }
+
+    /// Stores what the host wrote. The shard to wake, or `None` when no queue has this doorbell.
+    pub(crate) fn ring(&self, qid: u16, side: Side, value: u32) -> Option<ShardId> {
+        let doorbell = self.get(qid, side)?;
+        let owner = doorbell.owner.load(Ordering::Acquire);
+        if owner == NOBODY {
+            return None;
+        }
+        doorbell.value.store(value, Ordering::Release);
+        ShardId::try_from(owner).ok()
+    }
+
+    /// The last value written.
+    pub(crate) fn value(&self, qid: u16, side: Side) -> u32 {
+        self.get(qid, side)
+            .map_or(0, |d| d.value.load(Ordering::Acquire))
+    }
+
+    /// Gives a doorbell to a new queue's shard, reading 0.
+    pub(crate) fn open(&self, qid: u16, side: Side, shard: ShardId) {
+        if let Some(doorbell) = self.get(qid, side) {
+            doorbell.value.store(0, Ordering::Relaxed);
+            doorbell.owner.store(u32::from(shard), Ordering::Release);
+        }
+    }
+
+    /// Takes a doorbell away; rings are refused from now on.
+    pub(crate) fn close(&self, qid: u16, side: Side) {
+        if let Some(doorbell) = self.get(qid, side) {
+            doorbell.owner.store(NOBODY, Ordering::Release);
+        }
+    }
+}

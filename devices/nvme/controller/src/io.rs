@@ -1,0 +1,370 @@
+//! I/O commands: checked, turned into storage requests, and finished (NVM 3.2).
+
+use std::{collections::VecDeque, sync::Arc};
+
+use nvme_spec::{NSID_BROADCAST, NvmOpcode, Sqe, Status, queue::RwCdw12};
+use storage::{BlockQueue, GuestRam, IoError, Op, OpenError, Queue, Reaped, Request, Submitted};
+
+use crate::{
+    controller::Shared,
+    namespace::Namespace,
+    prp,
+    shard::Command,
+    stats::ShardStats,
+    table::{self, IoKind},
+};
+
+/// Commands that a shard can have in flight; more wait in their queues.
+pub(crate) const IN_FLIGHT: usize = 256;
+/// Segments that a request has room for from the start: 128 KiB of pages and an offset.
+const SEGMENTS: usize = 33;
+
+/// What a shard's I/O commands need to run.
+pub(crate) struct IoContext<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) memory: &'a Arc<GuestRam>,
+    pub(crate) stats: &'a ShardStats,
+    pub(crate) page_bytes: u64,
+}
+
+/// What became of a command that was started.
+#[derive(Debug)]
+pub(crate) enum Started {
+    /// Finished: complete it now.
+    Done(Command, Status),
+    /// [`IoEngine::reap`] will return it.
+    Pending,
+}
+
+/// A pending command that has finished.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) command: Command,
+    pub(crate) sqe: Sqe,
+    pub(crate) status: Status,
+}
+
+/// A shard's queues to the backends and its commands in flight.
+pub(crate) struct IoEngine {
+    /// One queue a namespace, NSID 1 first.
+    queues: Vec<Queue>,
+    slots: Vec<Slot>,
+    free: Vec<u16>,
+    /// Slots whose request found its backend full, oldest first.
+    deferred: VecDeque<u16>,
+    /// Scratch for reaping.
+    reaped: Vec<Reaped>,
+}
+
+/// A place for a command in flight. Its index is the request's tag.
+struct Slot {
+    /// At rest or deferred here; with the backend while pending.
+    request: Option<Box<Request>>,
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    command: Command,
+    sqe: Sqe,
+    /// The namespace, as an index, whose backend has or will have the request.
+    namespace: usize,
+}
+
+impl IoEngine {
+    pub(crate) fn new(shared: &Shared) -> Result<Self, OpenError> {
+        let queues = shared
+            .namespaces
+            .iter()
+            .map(|namespace| namespace.device.open_queue(IN_FLIGHT))
+            .collect::<Result<_, _>>()?;
+        let slot = |_| Slot {
+            request: Some(Box::new(Request::with_capacity(SEGMENTS))),
+            pending: None,
+        };
+        let count = u16::try_from(IN_FLIGHT).unwrap_or(u16::MAX);
+        Ok(Self {
+            queues,
+            slots: (0..count).map(slot).collect(),
+            free: (0..count).rev().collect(),
+            deferred: VecDeque::with_capacity(IN_FLIGHT),
+            reaped: Vec::with_capacity(IN_FLIGHT),
+        })
+    }
+
+    /// Commands that can be started now.
+    pub(crate) fn room(&self) -> u32 {
+        u32::try_from(self.free.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether no command is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
+    /// Whether polling again now gets something done.
+    pub(crate) fn runnable(&self) -> bool {
+        !self.deferred.is_empty() || (!self.is_idle() && self.queues.iter().any(Queue::runnable))
+    }
+
+    /// Starts a command; the caller has made sure of [`room`](Self::room).
+    pub(crate) fn start(&mut self, cx: &IoContext<'_>, command: Command, sqe: &Sqe) -> Started {
+        let Some(tag) = self.free.pop() else {
+            return Started::Done(command, Status::INTERNAL_ERROR);
+        };
+        let Some(mut request) = self
+            .slots
+            .get_mut(usize::from(tag))
+            .and_then(|s| s.request.take())
+        else {
+            return Started::Done(command, Status::INTERNAL_ERROR);
+        };
+        let namespace = match prepare(cx, &mut request, sqe) {
+            Ok(namespace) => namespace,
+            Err(status) => {
+                self.retire(tag, request);
+                return Started::Done(command, status);
+            }
+        };
+        request.tag = u64::from(tag);
+        match self.submit(cx, sqe, namespace, request) {
+            Some((request, status)) => {
+                self.retire(tag, request);
+                Started::Done(command, status)
+            }
+            None => {
+                let pending = Pending {
+                    command,
+                    sqe: *sqe,
+                    namespace,
+                };
+                if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
+                    slot.pending = Some(pending);
+                }
+                Started::Pending
+            }
+        }
+    }
+
+    /// Gives a request to its backend and, when it comes back at once, says how it went. A Flush
+    /// of every namespace goes on to the next one here.
+    fn submit(
+        &mut self,
+        cx: &IoContext<'_>,
+        sqe: &Sqe,
+        mut namespace: usize,
+        mut request: Box<Request>,
+    ) -> Option<(Box<Request>, Status)> {
+        let tag = request.tag;
+        loop {
+            let Some(queue) = self.queues.get_mut(namespace) else {
+                return Some((request, Status::SUCCESS));
+            };
+            let (back, result) = match queue.submit(request, cx.memory) {
+                Submitted::Done(back, result) => (back, result),
+                Submitted::Pending => {
+                    self.set_namespace(tag, namespace);
+                    return None;
+                }
+                Submitted::Full(back) => {
+                    self.set_namespace(tag, namespace);
+                    if let Some(slot) = self.slot(tag) {
+                        slot.request = Some(back);
+                    }
+                    self.deferred
+                        .push_back(u16::try_from(tag).unwrap_or_default());
+                    return None;
+                }
+            };
+            let status = settle(cx, sqe, &back, result);
+            if !status.is_success() || !is_broadcast_flush(sqe) {
+                return Some((back, status));
+            }
+            namespace += 1;
+            request = back;
+        }
+    }
+
+    /// Continues pending commands; those that are finished are appended to `finished`.
+    pub(crate) fn reap(&mut self, cx: &IoContext<'_>, finished: &mut Vec<Finished>) {
+        if self.is_idle() {
+            return;
+        }
+        for _ in 0..self.deferred.len() {
+            let Some(tag) = self.deferred.pop_front() else {
+                break;
+            };
+            let Some(slot) = self.slots.get_mut(usize::from(tag)) else {
+                continue;
+            };
+            if let (Some(request), Some(pending)) = (slot.request.take(), &slot.pending) {
+                let (sqe, namespace) = (pending.sqe, pending.namespace);
+                if let Some((request, status)) = self.submit(cx, &sqe, namespace, request) {
+                    self.finish(request, status, finished);
+                }
+            }
+        }
+        let mut reaped = std::mem::take(&mut self.reaped);
+        for queue in &mut self.queues {
+            queue.kick();
+            queue.reap(&mut reaped);
+        }
+        for (request, result) in reaped.drain(..) {
+            let Some(pending) = self
+                .slot(request.tag)
+                .and_then(|slot| slot.pending.as_ref())
+            else {
+                continue;
+            };
+            let (sqe, namespace) = (pending.sqe, pending.namespace);
+            let mut status = settle(cx, &sqe, &request, result);
+            let mut request = request;
+            if status.is_success() && is_broadcast_flush(&sqe) {
+                match self.submit(cx, &sqe, namespace + 1, request) {
+                    Some((back, last)) => (request, status) = (back, last),
+                    None => continue,
+                }
+            }
+            self.finish(request, status, finished);
+        }
+        self.reaped = reaped;
+    }
+
+    /// Takes back a command that waits for room in its backend.
+    pub(crate) fn abort(&mut self, sq: usize, cid: u16) -> Option<(Command, Sqe)> {
+        let waits = |slot: &Slot| {
+            let pending = slot.pending.as_ref().map(|pending| &pending.command);
+            slot.request.is_some() && pending.is_some_and(|c| c.sq == sq && c.cid == cid)
+        };
+        let index = self.slots.iter().position(waits)?;
+        let slot = self.slots.get_mut(index)?;
+        let Pending { command, sqe, .. } = slot.pending.take()?;
+        let tag = u16::try_from(index).ok()?;
+        self.deferred.retain(|&deferred| deferred != tag);
+        self.free.push(tag);
+        Some((command, sqe))
+    }
+
+    fn finish(&mut self, request: Box<Request>, status: Status, finished: &mut Vec<Finished>) {
+        let tag = request.tag;
+        let pending = self.slot(tag).and_then(|slot| slot.pending.take());
+        self.retire(u16::try_from(tag).unwrap_or_default(), request);
+        if let Some(Pending { command, sqe, .. }) = pending {
+            finished.push(Finished {
+                command,
+                sqe,
+                status,
+            });
+        }
+    }
+
+    fn retire(&mut self, tag: u16, request: Box<Request>) {
+        if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
+            slot.request = Some(request);
+            self.free.push(tag);
+        }
+    }
+
+    fn slot(&mut self, tag: u64) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::try_from(tag).ok()?)
+    }
+
+    /// A pending Flush of every namespace remembers where it is.
+    fn set_namespace(&mut self, tag: u64, namespace: usize) {
+        if let Some(pending) = self.slot(tag).and_then(|slot| slot.pending.as_mut()) {
+            pending.namespace = namespace;
+        }
+    }
+}
+
+/// Checks a command and fills its request; the namespace's index.
+fn prepare(cx: &IoContext<'_>, request: &mut Request, sqe: &Sqe) -> Result<usize, Status> {
+    let kind = table::io_kind(sqe.nvm_opcode()).ok_or(Status::INVALID_OPCODE.dnr())?;
+    if sqe.flags.fuse() != 0 || sqe.flags.psdt() != 0 {
+        return Err(Status::INVALID_FIELD.dnr());
+    }
+    match kind {
+        IoKind::Flush => {
+            request.reset(0, Op::Flush, 0, 0);
+            if sqe.nsid == NSID_BROADCAST {
+                return Ok(0);
+            }
+            Ok(namespace(cx, sqe)?.0)
+        }
+        IoKind::Read => read_or_write(cx, request, sqe, Op::Read),
+        IoKind::Write => read_or_write(cx, request, sqe, Op::Write),
+    }
+}
+
+fn read_or_write(
+    cx: &IoContext<'_>,
+    request: &mut Request,
+    sqe: &Sqe,
+    op: Op,
+) -> Result<usize, Status> {
+    let (index, namespace) = namespace(cx, sqe)?;
+    let cdw12 = RwCdw12::from(sqe.cdw12);
+    let nlb = u64::from(cdw12.nlb_z()) + 1;
+    if namespace.bytes(nlb) > u64::from(cx.shared.config.mdts_bytes) {
+        return Err(Status::INVALID_FIELD.dnr());
+    }
+    // No directive is supported, so no write may name one.
+    if op == Op::Write && cdw12.dtype() != 0 {
+        return Err(Status::INVALID_FIELD.dnr());
+    }
+    let (offset, len) = namespace.range(sqe.slba(), nlb)?;
+    request.reset(0, op, offset, len);
+    request.fua = cdw12.fua();
+    prp::walk(request, cx.memory, cx.page_bytes, sqe.prp1, sqe.prp2, len)?;
+    Ok(index)
+}
+
+/// The namespace that a command names, with its index (Base 3.2.1.2).
+fn namespace<'a>(cx: &IoContext<'a>, sqe: &Sqe) -> Result<(usize, &'a Namespace), Status> {
+    if sqe.nsid == NSID_BROADCAST {
+        return Err(Status::INVALID_FIELD.dnr());
+    }
+    let namespace = cx
+        .shared
+        .namespace(sqe.nsid)
+        .ok_or(Status::INVALID_NAMESPACE.dnr())?;
+    Ok((namespace.nsid as usize - 1, namespace))
+}
+
+fn is_broadcast_flush(sqe: &Sqe) -> bool {
+    sqe.nvm_opcode() == NvmOpcode::FLUSH && sqe.nsid == NSID_BROADCAST
+}
+
+/// The status of a request that came back, and its place in the counters.
+fn settle(cx: &IoContext<'_>, sqe: &Sqe, request: &Request, result: Result<(), IoError>) -> Status {
+    let error = match result {
+        Ok(()) => {
+            match request.op {
+                Op::Read => {
+                    cx.stats.reads.add(1);
+                    cx.stats.bytes_read.add(request.len);
+                }
+                Op::Write => {
+                    cx.stats.writes.add(1);
+                    cx.stats.bytes_written.add(request.len);
+                }
+                Op::Flush | Op::WriteZeroes | Op::Discard => {}
+            }
+            return Status::SUCCESS;
+        }
+        Err(error) => error,
+    };
+    match error {
+        IoError::OutOfRange { .. } => Status::LBA_OUT_OF_RANGE.dnr(),
+        IoError::GuestMemory { .. } => Status::DATA_TRANSFER_ERROR.dnr(),
+        IoError::Cancelled => Status::ABORT_REQUESTED,
+        IoError::Backend { errno } => {
+            cx.stats.media_errors.add(1);
+            tracing::debug!(errno, nsid = sqe.nsid, op = ?request.op, "the backend failed");
+            match request.op {
+                Op::Read => Status::UNRECOVERED_READ_ERROR,
+                Op::Write => Status::WRITE_FAULT,
+                Op::Flush | Op::WriteZeroes | Op::Discard => Status::INTERNAL_ERROR,
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! How shards, and the register front end, talk: a mailbox a shard, empty nearly always.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
+    },
+};
+
+use crate::{
+    queue::{CompletionQueue, SubmissionQueue},
+    shard::{Epoch, ShardId},
+};
+
+/// Identifies an admin command that waits for another shard: a slot of shard 0.
+pub(crate) type AdminTicket = u16;
+
+/// A message to a shard.
+///
+/// What shard 0 asks of others and what they answer carries the epoch it belongs to; a message of
+/// another epoch than the receiver's is out of date and dropped.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// To shard 0: read CC, AQA, ASQ and ACQ, make the admin queues, report.
+    Enable,
+    /// Fetch nothing more: the controller has failed.
+    Halt,
+    /// Finish or drop everything, then report for this epoch.
+    Quiesce { epoch: Epoch, drop_queues: bool },
+    /// Serve a new completion queue.
+    AddCq {
+        epoch: Epoch,
+        queue: CompletionQueue,
+    },
+    /// Serve a new submission queue.
+    AddSq {
+        epoch: Epoch,
+        queue: SubmissionQueue,
+    },
+    /// Stop serving a submission queue and end its commands.
+    DeleteSq {
+        epoch: Epoch,
+        qid: u16,
+        ticket: AdminTicket,
+    },
+    /// Stop serving a completion queue that no submission queue is bound to.
+    DeleteCq {
+        epoch: Epoch,
+        qid: u16,
+        ticket: AdminTicket,
+    },
+    /// Abort a command.
+    Abort {
+        epoch: Epoch,
+        sqid: u16,
+        cid: u16,
+        ticket: AdminTicket,
+    },
+    /// To shard 0: the answer to one of the last three.
+    Answer {
+        epoch: Epoch,
+        ticket: AdminTicket,
+        answer: Answer,
+    },
+}
+
+/// What a shard answers shard 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    /// The queue is gone.
+    Deleted,
+    /// The command was aborted.
+    Aborted,
+    /// The command was not there, or could not be aborted.
+    NotAborted,
+}
+
+/// Wakes the thread that polls a shard.
+pub trait Wake: Send + Sync {
+    /// Makes the thread poll soon, wherever it is; called from any thread, must not block.
+    fn wake(&self);
+}
+
+/// A shard's mailbox and its sleep.
+pub(crate) struct Mailbox {
+    waiting: AtomicUsize,
+    messages: Mutex<VecDeque<Message>>,
+    parked: AtomicBool,
+    waker: Mutex<Option<std::sync::Arc<dyn Wake>>>,
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: AtomicUsize::new(0),
+            messages: Mutex::new(VecDeque::with_capacity(16)),
+            parked: AtomicBool::new(false),
+            waker: Mutex::new(None),
+        }
+    }
+
+    /// Adds a message and wakes the shard if it is parked.
+    pub(crate) fn post(&self, message: Message) {
+        let mut messages = lock(&self.messages);
+        messages.push_back(message);
+        self.waiting.store(messages.len(), Ordering::Release);
+        drop(messages);
+        self.ring();
+    }
+
+    /// The next message: one load when there is none.
+    pub(crate) fn take(&self) -> Option<Message> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut messages = lock(&self.messages);
+        let message = messages.pop_front();
+        self.waiting.store(messages.len(), Ordering::Release);
+        message
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0
+    }
+
+    /// Wakes the shard if it is parked. Whatever the shard is to see was stored before.
+    ///
+    /// The fence orders that store before the load of `parked`; the shard's own fence in
+    /// [`park`](Self::park) orders its store of `parked` before it looks for work a last time. One
+    /// of the two sees the other.
+    pub(crate) fn ring(&self) {
+        fence(Ordering::SeqCst);
+        if self.parked.load(Ordering::Relaxed)
+            && self.parked.swap(false, Ordering::AcqRel)
+            && let Some(waker) = &*lock(&self.waker)
+        {
+            waker.wake();
+        }
+    }
+
+    /// Says that the shard is about to sleep; the caller must look for work once more after it.
+    pub(crate) fn park(&self) {
+        self.parked.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The shard is awake.
+    pub(crate) fn unpark(&self) {
+        self.parked.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_waker(&self, waker: std::sync::Arc<dyn Wake>) {
+        *lock(&self.waker) = Some(waker);
+    }
+}
+
+/// The mailboxes of a controller.
+pub(crate) struct Mailboxes(Box<[Mailbox]>);
+
+impl Mailboxes {
+    pub(crate) fn new(shards: ShardId) -> Self {
+        Self((0..shards).map(|_| Mailbox::new()).collect())
+    }
+
+    pub(crate) fn get(&self, shard: ShardId) -> Option<&Mailbox> {
+        self.0.get(usize::from(shard))
+    }
+
+    pub(crate) fn post(&self, shard: ShardId, message: Message) {
+        if let Some(mailbox) = self.get(shard) {
+            mailbox.post(message);
+        }
+    }
+
+    pub(crate) fn ring(&self, shard: ShardId) {
+        if let Some(mailbox) = self.get(shard) {
+            mailbox.ring();
+        }
+    }
+}
+
+/// Locks; a thread that panicked while it held the lock left the data whole, as no operation
+/// under these locks can panic half way.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,124 @@
+//! A namespace: a backend seen as logical blocks.
+
+use std::sync::Arc;
+
+use nvme_spec::{
+    Status,
+    identify::{DLFEAT_READS_ZEROES, IdentifyNamespace, LbaFormat},
+};
+use storage::BlockDevice;
+use zerocopy::FromZeros;
+
+use crate::config::{ControllerConfig, NamespaceConfig};
+
+/// A namespace of the controller.
+pub(crate) struct Namespace {
+    pub(crate) nsid: u32,
+    pub(crate) device: Arc<dyn BlockDevice>,
+    /// log2 of a logical block's bytes.
+    lba_shift: u32,
+    /// Logical blocks.
+    blocks: u64,
+    eui64: [u8; 8],
+    nguid: [u8; 16],
+}
+
+impl Namespace {
+    /// The namespace `nsid` of a valid configuration.
+    pub(crate) fn new(nsid: u32, config: &ControllerConfig, namespace: &NamespaceConfig) -> Self {
+        let lba_shift = namespace.lba_bytes.trailing_zeros();
+        let low = identity(config, nsid);
+        let high = identity(config, !nsid);
+        let mut nguid = [0; 16];
+        let (first, second) = nguid.split_at_mut(8);
+        first.copy_from_slice(&high.to_be_bytes());
+        second.copy_from_slice(&low.to_be_bytes());
+        Self {
+            nsid,
+            device: namespace.device.clone(),
+            lba_shift,
+            blocks: namespace.device.geometry().bytes >> lba_shift,
+            eui64: low.to_be_bytes(),
+            nguid,
+        }
+    }
+
+    /// The byte range of `nlb` blocks from `slba`: offset and length.
+    ///
+    /// # Errors
+    /// `LBA_OUT_OF_RANGE` when a block is beyond the namespace, or the sum wraps.
+    pub(crate) fn range(&self, slba: u64, nlb: u64) -> Result<(u64, u64), Status> {
+        match slba.checked_add(nlb) {
+            Some(end) if end <= self.blocks => Ok((slba << self.lba_shift, self.bytes(nlb))),
+            _ => Err(Status::LBA_OUT_OF_RANGE.dnr()),
+        }
+    }
+
+    /// Bytes of `nlb` blocks; `nlb` is at most 65,536.
+    pub(crate) const fn bytes(&self, nlb: u64) -> u64 {
+        nlb << self.lba_shift
+    }
+
+    /// Identify Namespace, CNS 00h (NVM 4.1.5.1).
+    pub(crate) fn identify(&self) -> IdentifyNamespace {
+        let mut data = IdentifyNamespace::new_zeroed();
+        data.nsze = self.blocks;
+        data.ncap = self.blocks;
+        data.nuse = self.blocks;
+        if self.device.capabilities().discard_zeroes {
+            data.dlfeat = DLFEAT_READS_ZEROES;
+        }
+        data.nvmcap = [self.blocks << self.lba_shift, 0];
+        data.eui64 = self.eui64;
+        data.nguid = self.nguid;
+        let lbads = u8::try_from(self.lba_shift).unwrap_or(u8::MAX);
+        if let Some(format) = data.lbaf.first_mut() {
+            *format = LbaFormat::new().with_lbads(lbads);
+        }
+        data
+    }
+
+    /// EUI64, big-endian.
+    pub(crate) const fn eui64(&self) -> [u8; 8] {
+        self.eui64
+    }
+
+    /// NGUID, big-endian.
+    pub(crate) const fn nguid(&self) -> [u8; 16] {
+        self.nguid
+    }
+}
+
+/// The subsystem's UUID, text, of version 8 (made by its own rule; RFC 9562 5.8).
+pub(crate) fn subsystem_uuid(config: &ControllerConfig) -> String {
+    const VERSION: u64 = 0x8 << 12;
+    const VARIANT: u64 = 0b10 << 62;
+    let high = identity(config, 0) & !(0xF << 12) | VERSION;
+    let low = identity(config, u32::MAX) & !(0b11 << 62) | VARIANT;
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xFFFF,
+        high & 0xFFFF,
+        low >> 48,
+        low & 0xFFFF_FFFF_FFFF
+    )
+}
+
+/// An identifier that the same controller and namespace always have: FNV-1a of the serial and
+/// model numbers and `salt`, marked as locally administered so that it claims no vendor's range.
+fn identity(config: &ControllerConfig, salt: u32) -> u64 {
+    const OFFSET_BASIS: u64 = 0xCBF2_9CE4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01B3;
+    const LOCALLY_ADMINISTERED: u64 = 0x02 << 56;
+    const GROUP: u64 = 0x01 << 56;
+    let hash = config
+        .serial
+        .bytes()
+        .chain(config.model.bytes())
+        .chain(salt.to_le_bytes())
+        .fold(OFFSET_BASIS, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(PRIME)
+        });
+    (hash | LOCALLY_ADMINISTERED) & !GROUP
+}

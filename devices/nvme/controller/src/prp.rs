@@ -1,0 +1,251 @@
+//! Physical Region Pages: from a command's two entries to segments (Base 4.3.1).
+
+use nvme_spec::{PRP_ENTRY_BYTES, Status};
+use storage::{GuestRam, Request};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use zerocopy::IntoBytes;
+
+/// PRP entries read from a list in one copy.
+const LIST_CHUNK: usize = 64;
+
+/// Appends the memory of a transfer of `len` bytes to `request`.
+///
+/// Each list is copied before it is looked at, and each page is checked to be memory. The work is
+/// bounded by `len`, which the caller has held against MDTS: a list that points to itself ends
+/// when the transfer is full.
+///
+/// # Errors
+/// `INVALID_PRP_OFFSET` for an entry that is not aligned as its place asks;
+/// `DATA_TRANSFER_ERROR` for one that is not memory.
+pub(crate) fn walk(
+    request: &mut Request,
+    memory: &GuestRam,
+    page_bytes: u64,
+    prp1: u64,
+    prp2: u64,
+    len: u64,
+) -> Result<(), Status> {
+    if !prp1.is_multiple_of(4) {
+        return Err(Status::INVALID_PRP_OFFSET.dnr());
+    }
+    let first = len.min(page_bytes - prp1 % page_bytes);
+    push(request, memory, prp1, first)?;
+    let left = len - first;
+    if left == 0 {
+        Ok(())
+    } else if left <= page_bytes {
+        page(request, memory, page_bytes, prp2, left)
+    } else {
+        list(request, memory, page_bytes, prp2, left)
+    }
+}
+
+/// Follows a list, and the lists chained behind it, for `left` bytes.
+fn list(
+    request: &mut Request,
+    memory: &GuestRam,
+    page_bytes: u64,
+    mut at: u64,
+    mut left: u64,
+) -> Result<(), Status> {
+    if !at.is_multiple_of(PRP_ENTRY_BYTES) {
+        return Err(Status::INVALID_PRP_OFFSET.dnr());
+    }
+    let mut chunk = [0u64; LIST_CHUNK];
+    loop {
+        let wanted = left.div_ceil(page_bytes);
+        let room = (page_bytes - at % page_bytes) / PRP_ENTRY_BYTES;
+        // The last entry of a list page is a pointer to the next one if more is to come.
+        let (mut entries, chained) = if wanted > room {
+            (room - 1, true)
+        } else {
+            (wanted, false)
+        };
+        while entries > 0 {
+            let count = entries.min(LIST_CHUNK as u64);
+            let part = usize::try_from(count).ok().and_then(|n| chunk.get_mut(..n));
+            let part = part.unwrap_or_default();
+            read(memory, at, part)?;
+            for &entry in part.iter() {
+                let bytes = left.min(page_bytes);
+                page(request, memory, page_bytes, entry, bytes)?;
+                left -= bytes;
+            }
+            at = at.wrapping_add(count * PRP_ENTRY_BYTES);
+            entries -= count;
+        }
+        if !chained {
+            return Ok(());
+        }
+        let mut next = [0u64];
+        read(memory, at, &mut next)?;
+        let [next] = next;
+        if !next.is_multiple_of(page_bytes) {
+            return Err(Status::INVALID_PRP_OFFSET.dnr());
+        }
+        at = next;
+    }
+}
+
+fn read(memory: &GuestRam, at: u64, entries: &mut [u64]) -> Result<(), Status> {
+    memory
+        .read_slice(entries.as_mut_bytes(), GuestAddress(at))
+        .map_err(|_| Status::DATA_TRANSFER_ERROR.dnr())
+}
+
+/// An entry that must name the start of a page.
+fn page(
+    request: &mut Request,
+    memory: &GuestRam,
+    page_bytes: u64,
+    entry: u64,
+    bytes: u64,
+) -> Result<(), Status> {
+    if !entry.is_multiple_of(page_bytes) {
+        return Err(Status::INVALID_PRP_OFFSET.dnr());
+    }
+    push(request, memory, entry, bytes)
+}
+
+fn push(request: &mut Request, memory: &GuestRam, addr: u64, bytes: u64) -> Result<(), Status> {
+    // At most a page, and pages are at most 128 MiB (CC.MPS).
+    let len = u32::try_from(bytes).unwrap_or(u32::MAX);
+    if !memory.check_range(GuestAddress(addr), len as usize) {
+        return Err(Status::DATA_TRANSFER_ERROR.dnr());
+    }
+    request.push_segment(addr, len);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = 4096;
+
+    fn memory() -> GuestRam {
+        GuestRam::from_ranges(&[(GuestAddress(0), 64 << 20)]).expect("memory")
+    }
+
+    fn put(memory: &GuestRam, at: u64, entries: &[u64]) {
+        memory
+            .write_slice(entries.as_bytes(), GuestAddress(at))
+            .expect("mapped");
+    }
+
+    fn segments(
+        memory: &GuestRam,
+        prp1: u64,
+        prp2: u64,
+        len: u64,
+    ) -> Result<Vec<(u64, u32)>, Status> {
+        let mut request = Request::default();
+        walk(&mut request, memory, PAGE, prp1, prp2, len)?;
+        let total: u64 = request.segments.iter().map(|s| u64::from(s.len)).sum();
+        assert_eq!(total, len);
+        Ok(request.segments.iter().map(|s| (s.addr, s.len)).collect())
+    }
+
+    #[test]
+    fn one_page_from_an_offset_needs_no_second_entry() {
+        assert_eq!(segments(&memory(), 0x1204, 3, 512), Ok(vec![(0x1204, 512)]));
+    }
+
+    #[test]
+    fn the_second_entry_is_a_page_for_up_to_two() {
+        let got = segments(&memory(), 0x1800, 0x9000, 4096);
+        assert_eq!(got, Ok(vec![(0x1800, 0x800), (0x9000, 0x800)]));
+    }
+
+    #[test]
+    fn neighbouring_pages_become_one_segment() {
+        assert_eq!(
+            segments(&memory(), 0x1800, 0x2000, 4096),
+            Ok(vec![(0x1800, 4096)])
+        );
+    }
+
+    #[test]
+    fn a_list_may_start_mid_page_and_chains_in_its_last_entry() {
+        let memory = memory();
+        let at = 0x10000 + PAGE - 16;
+        put(&memory, at, &[0x20000, 0x30000]);
+        put(&memory, 0x30000, &[0x40000, 0x50000]);
+        let got = segments(&memory, 0x1000, at, 4 * PAGE);
+        assert_eq!(
+            got,
+            Ok(vec![
+                (0x1000, 4096),
+                (0x20000, 4096),
+                (0x40000, 4096),
+                (0x50000, 4096)
+            ])
+        );
+    }
+
+    #[test]
+    fn a_list_that_fills_its_page_exactly_has_no_chain() {
+        let memory = memory();
+        let entries: Vec<u64> = (0..512).map(|i| 0x100_0000 + i * 2 * PAGE).collect();
+        put(&memory, 0x10000, &entries);
+        let got = segments(&memory, 0x1000, 0x10000, 513 * PAGE).expect("valid");
+        assert_eq!(got.len(), 513);
+        assert_eq!(got.last(), Some(&(0x100_0000 + 511 * 2 * PAGE, 4096)));
+    }
+
+    #[test]
+    fn a_list_in_the_last_slot_of_a_page_is_only_a_chain() {
+        let memory = memory();
+        put(&memory, 0x10FF8, &[0x30000]);
+        put(&memory, 0x30000, &[0x40000, 0x50000]);
+        assert!(segments(&memory, 0x1000, 0x10FF8, 3 * PAGE).is_ok());
+    }
+
+    #[test]
+    fn a_list_that_points_to_itself_ends_with_the_transfer() {
+        let memory = memory();
+        put(&memory, 0x10000, &[0x10000; 512]);
+        assert!(segments(&memory, 0x1000, 0x10000, 32 << 20).is_ok());
+    }
+
+    #[test]
+    fn misaligned_entries_are_refused() {
+        let memory = memory();
+        put(&memory, 0x10000, &[0x20000, 0x30004]);
+        let cases = [
+            (0x1001, 0, 512),
+            (0x1000, 0x2004, 8192),
+            (0x1000, 0x10004, 12288),
+        ];
+        for (prp1, prp2, len) in cases {
+            let got = segments(&memory, prp1, prp2, len);
+            assert_eq!(
+                got,
+                Err(Status::INVALID_PRP_OFFSET.dnr()),
+                "{prp1:#x} {prp2:#x}"
+            );
+        }
+        let got = segments(&memory, 0x1000, 0x10000, 12288);
+        assert_eq!(got, Err(Status::INVALID_PRP_OFFSET.dnr()));
+    }
+
+    #[test]
+    fn what_is_not_memory_is_refused() {
+        let memory = memory();
+        put(&memory, 0x10000, &[!0xFFF, 0]);
+        for (prp1, prp2, len) in [
+            (64 << 20, 0, 512),
+            (!0xFFF, 0, 4096),
+            (0x1000, 1 << 40, 8192),
+            (0x1000, 1 << 40, 12288),
+            (0x1000, 0x10000, 12288),
+        ] {
+            let got = segments(&memory, prp1, prp2, len);
+            assert_eq!(
+                got,
+                Err(Status::DATA_TRANSFER_ERROR.dnr()),
+                "{prp1:#x} {prp2:#x}"
+            );
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The queues of a shard, and the bookkeeping between submission and completion.
+
+use nvme_spec::{Cqe, Sqe, Status};
+
+use crate::{
+    controller::{FAULT_DOORBELL_VALUE, Shared},
+    doorbell::Side,
+    interrupts::Interrupts,
+    mailbox::AdminTicket,
+    queue::{CompletionQueue, QueueFault, SubmissionQueue},
+    shard::{Command, Work},
+};
+
+/// A shard's submission and completion queues. A queue keeps its place in its list for life.
+#[derive(Debug, Default)]
+pub(crate) struct Rings {
+    pub(crate) sqs: Vec<Option<SubmissionQueue>>,
+    cqs: Vec<Option<CompletionQueue>>,
+    /// Submission queues being deleted.
+    deleting: usize,
+}
+
+fn place<T>(list: &mut Vec<Option<T>>, value: T) -> usize {
+    let free = list.iter_mut().position(|slot| slot.is_none());
+    let index = free.unwrap_or(list.len());
+    match list.get_mut(index) {
+        Some(slot) => *slot = Some(value),
+        None => list.push(Some(value)),
+    }
+    index
+}
+
+impl Rings {
+    pub(crate) fn add_cq(&mut self, queue: CompletionQueue) {
+        place(&mut self.cqs, queue);
+    }
+
+    /// Adds a submission queue whose completion queue is here.
+    pub(crate) fn add_sq(&mut self, mut queue: SubmissionQueue) {
+        let cqid = queue.cqid;
+        let bound = self
+            .cqs
+            .iter()
+            .position(|cq| cq.as_ref().is_some_and(|cq| cq.qid == cqid));
+        if let Some(cq_slot) = bound {
+            queue.cq_slot = cq_slot;
+            place(&mut self.sqs, queue);
+        }
+    }
+
+    pub(crate) fn remove_cq(&mut self, qid: u16) {
+        if let Some(slot) = self
+            .cqs
+            .iter_mut()
+            .find(|cq| cq.as_ref().is_some_and(|cq| cq.qid == qid))
+        {
+            *slot = None;
+        }
+    }
+
+    /// Fetches no more from a queue; [`take_deleted`](Self::take_deleted) tells when it is empty.
+    pub(crate) fn delete_sq(&mut self, qid: u16, ticket: AdminTicket) {
+        if let Some(sq) = self.sqs.iter_mut().flatten().find(|sq| sq.qid == qid) {
+            sq.deleting = Some(ticket);
+            self.deleting += 1;
+        }
+    }
+
+    /// Takes out a queue whose deletion waited for its last command, which is done.
+    pub(crate) fn take_deleted(&mut self) -> Option<AdminTicket> {
+        if self.deleting == 0 {
+            return None;
+        }
+        for slot in &mut self.sqs {
+            if let Some(SubmissionQueue {
+                deleting: Some(ticket),
+                in_flight: 0,
+                ..
+            }) = slot
+            {
+                let ticket = *ticket;
+                *slot = None;
+                self.deleting -= 1;
+                return Some(ticket);
+            }
+        }
+        None
+    }
+
+    /// Judges the heads that the host wrote.
+    pub(crate) fn read_cq_doorbells(&mut self, shared: &Shared) {
+        for cq in self.cqs.iter_mut().flatten() {
+            if cq
+                .set_head(shared.doorbells.value(cq.qid, Side::CqHead))
+                .is_err()
+            {
+                shared.fault(FAULT_DOORBELL_VALUE);
+            }
+        }
+    }
+
+    /// Judges a queue's tail and copies up to `most` commands, as many as have a completion slot
+    /// free. How many, and whether they are admin commands.
+    pub(crate) fn fetch(
+        &mut self,
+        work: &Work<'_>,
+        index: usize,
+        most: u32,
+        batch: &mut [Sqe],
+    ) -> Result<Option<(usize, bool)>, QueueFault> {
+        let Some(Some(sq)) = self.sqs.get_mut(index) else {
+            return Ok(None);
+        };
+        if sq
+            .set_tail(work.shared.doorbells.value(sq.qid, Side::SqTail))
+            .is_err()
+        {
+            work.shared.fault(FAULT_DOORBELL_VALUE);
+        }
+        let Some(Some(cq)) = self.cqs.get(sq.cq_slot) else {
+            return Ok(None);
+        };
+        let capacity = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        let most = most.min(cq.free()).min(capacity);
+        if most == 0 || sq.waiting() == 0 || sq.deleting.is_some() {
+            return Ok(None);
+        }
+        let count = sq.fetch(most, batch, work.memory)?.len();
+        Ok(Some((count, sq.qid == 0)))
+    }
+
+    /// Reserves the completion slot of a command that was fetched from the queue at `sq`.
+    pub(crate) fn command(&mut self, sq: usize, cid: u16) -> Option<Command> {
+        let cq_slot = self.sqs.get(sq)?.as_ref()?.cq_slot;
+        let permit = self.cqs.get_mut(cq_slot)?.as_mut()?.reserve()?;
+        Some(Command { sq, cid, permit })
+    }
+
+    /// A completion slot of the admin queue, for a command that handed its own back.
+    pub(crate) fn admin_slot(&mut self) -> Option<Command> {
+        let index = self.sq_index(0)?;
+        let command = self.command(index, 0)?;
+        if let Some(Some(sq)) = self.sqs.get_mut(index) {
+            sq.in_flight += 1;
+        }
+        Some(command)
+    }
+
+    /// Whether the admin completion queue has a slot free.
+    pub(crate) fn admin_has_room(&self) -> bool {
+        self.cqs
+            .iter()
+            .flatten()
+            .find(|cq| cq.qid == 0)
+            .is_some_and(|cq| cq.free() > 0)
+    }
+
+    /// The place of a submission queue.
+    pub(crate) fn sq_index(&self, qid: u16) -> Option<usize> {
+        self.sqs
+            .iter()
+            .position(|sq| sq.as_ref().is_some_and(|sq| sq.qid == qid))
+    }
+
+    /// Gives a command's completion slot back: nothing is posted for it now.
+    pub(crate) fn hand_back(&mut self, command: Command) {
+        let Command { sq, permit, .. } = command;
+        let sq = self.sqs.get_mut(sq).and_then(Option::as_mut);
+        let cq_slot = sq.map(|sq| {
+            sq.in_flight = sq.in_flight.saturating_sub(1);
+            sq.cq_slot
+        });
+        match cq_slot.and_then(|slot| self.cqs.get_mut(slot)?.as_mut()) {
+            Some(cq) => cq.release(permit),
+            // Its queue has gone, and the slot with it.
+            None => permit.forget(),
+        }
+    }
+
+    /// The submission queue identifier of a command.
+    pub(crate) fn qid(&self, command: &Command) -> u16 {
+        self.sqs
+            .get(command.sq)
+            .and_then(Option::as_ref)
+            .map_or(0, |sq| sq.qid)
+    }
+
+    /// Posts a command's completion and notes its interrupt.
+    pub(crate) fn complete(
+        &mut self,
+        work: &Work<'_>,
+        command: Command,
+        status: Status,
+        dw0: u32,
+        interrupts: &mut Interrupts,
+    ) -> Result<(), QueueFault> {
+        let Command { sq, cid, permit } = command;
+        let sq = self.sqs.get_mut(sq).and_then(Option::as_mut);
+        let Some(sq) = sq else {
+            permit.forget();
+            return Ok(());
+        };
+        sq.in_flight = sq.in_flight.saturating_sub(1);
+        let cqe = Cqe {
+            dw0,
+            dw1: 0,
+            sqhd: sq.head(),
+            sqid: sq.qid,
+            cid,
+            status_phase: status.to_wire(false),
+        };
+        let Some(cq) = self.cqs.get_mut(sq.cq_slot).and_then(Option::as_mut) else {
+            permit.forget();
+            return Ok(());
+        };
+        cq.post(permit, cqe, work.memory)?;
+        if let Some(vector) = cq.vector {
+            interrupts.raise(vector, cq.qid == 0);
+        }
+        Ok(())
+    }
+
+    /// Whether a queue has commands and room for their completions.
+    pub(crate) fn fetchable(&self) -> bool {
+        self.sqs.iter().flatten().any(|sq| {
+            sq.waiting() > 0
+                && sq.deleting.is_none()
+                && matches!(self.cqs.get(sq.cq_slot), Some(Some(cq)) if cq.free() > 0)
+        })
+    }
+
+    /// Whether a doorbell has a value that was not judged yet.
+    pub(crate) fn unseen_doorbell(&self, shared: &Shared) -> bool {
+        let value = |qid, side| shared.doorbells.value(qid, side);
+        self.sqs
+            .iter()
+            .flatten()
+            .any(|sq| sq.unseen(value(sq.qid, Side::SqTail)))
+            || self
+                .cqs
+                .iter()
+                .flatten()
+                .any(|cq| cq.unseen(value(cq.qid, Side::CqHead)))
+    }
+}

@@ -1,0 +1,66 @@
+//! What features and CC set for all shards: read on every poll, written by shard 0.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use nvme_spec::feature::{ARBITRATION_NO_LIMIT, Arbitration, InterruptCoalescing};
+
+use crate::config::MIN_PAGE_BYTES;
+
+/// Settings that the shards obey.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Bytes of a memory page (CC.MPS).
+    pub(crate) page_bytes: AtomicU64,
+    /// Commands that a queue may have executed in its turn.
+    pub(crate) arbitration_burst: AtomicU32,
+    /// Completions that raise an interrupt at once, at least 1.
+    pub(crate) coalescing_count: AtomicU32,
+    /// How long an interrupt may wait for more completions, in nanoseconds; 0: not at all.
+    pub(crate) coalescing_ns: AtomicU64,
+    /// Vectors that do not coalesce.
+    pub(crate) coalescing_disabled: Box<[AtomicBool]>,
+}
+
+impl Settings {
+    /// The settings of a controller that was just reset.
+    pub(crate) fn new(vectors: u16) -> Self {
+        let settings = Self {
+            page_bytes: AtomicU64::new(u64::from(MIN_PAGE_BYTES)),
+            arbitration_burst: AtomicU32::new(0),
+            coalescing_count: AtomicU32::new(1),
+            coalescing_ns: AtomicU64::new(0),
+            coalescing_disabled: (0..vectors).map(|_| AtomicBool::new(false)).collect(),
+        };
+        settings.set_arbitration(Arbitration::new().with_ab(ARBITRATION_NO_LIMIT));
+        settings
+    }
+
+    pub(crate) fn set_arbitration(&self, arbitration: Arbitration) {
+        let burst = match arbitration.ab() {
+            ARBITRATION_NO_LIMIT => u32::MAX,
+            log2 => 1 << log2,
+        };
+        self.arbitration_burst.store(burst, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_coalescing(&self, coalescing: InterruptCoalescing) {
+        const UNIT_NS: u64 = 100_000;
+        self.coalescing_count
+            .store(u32::from(coalescing.thr_z()) + 1, Ordering::Relaxed);
+        self.coalescing_ns
+            .store(u64::from(coalescing.time()) * UNIT_NS, Ordering::Relaxed);
+    }
+
+    /// Whether `vector` coalesces; a vector that does not exist does not.
+    pub(crate) fn set_coalescing_disabled(&self, vector: u16, disabled: bool) {
+        if let Some(flag) = self.coalescing_disabled.get(usize::from(vector)) {
+            flag.store(disabled, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_coalescing_disabled(&self, vector: u16) -> bool {
+        self.coalescing_disabled
+            .get(usize::from(vector))
+            .is_none_or(|flag| flag.load(Ordering::Relaxed))
+    }
+}

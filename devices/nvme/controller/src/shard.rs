@@ -1,0 +1,523 @@
+//! A shard: the queues that one thread serves, and the loop that serves them.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use nvme_spec::{Sqe, Status};
+use storage::{GuestRam, OpenError};
+use vm_memory::GuestAddressSpace;
+
+use crate::{
+    admin::{Admin, AdminContext, Outcome},
+    controller::Shared,
+    interrupts::Interrupts,
+    io::{Finished, IoContext, IoEngine, Started},
+    mailbox::{Answer, Message, lock},
+    queue::{Permit, QueueFault},
+    rings::Rings,
+    stats::ShardStats,
+};
+
+/// A shard's number; 0 has the admin queue.
+pub(crate) type ShardId = u16;
+
+/// Counts the resets and shutdowns of a controller.
+pub(crate) type Epoch = u32;
+
+/// Submission queue entries fetched in one copy.
+const BATCH: usize = 32;
+
+/// A command being executed: where it came from, and its place in the completion queue.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Command {
+    /// The submission queue's place in its shard's list.
+    pub(crate) sq: usize,
+    pub(crate) cid: u16,
+    pub(crate) permit: Permit,
+}
+
+/// What a poll did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Commands fetched.
+    pub commands: u32,
+    /// Completions posted.
+    pub completions: u32,
+    /// Polling again at once gets more done.
+    pub more: bool,
+    /// When to poll again even if nothing happens, on the clock that [`Shard::poll`] was given.
+    pub deadline_ns: Option<u64>,
+}
+
+/// The part of a controller that one thread polls.
+///
+/// The owner calls [`poll`](Self::poll) again and again. When a poll made no progress it may call
+/// [`park`](Self::park), and if that says so wait until the shard's [`Wake`](crate::Wake) is
+/// called or the last poll's deadline has come.
+pub struct Shard {
+    id: ShardId,
+    shared: Arc<Shared>,
+    epoch: Epoch,
+    /// Commands are fetched.
+    running: bool,
+    /// What is to be reported when nothing is in flight any more.
+    quiescing: Option<Quiescing>,
+    rings: Rings,
+    io: IoEngine,
+    admin: Option<Box<Admin>>,
+    interrupts: Interrupts,
+    batch: Box<[Sqe; BATCH]>,
+    finished: Vec<Finished>,
+    /// Where the round robin over submission queues goes on.
+    turn: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Quiescing {
+    epoch: Epoch,
+    drop_queues: bool,
+}
+
+impl Shard {
+    pub(crate) fn new(id: ShardId, shared: Arc<Shared>) -> Result<Self, OpenError> {
+        Ok(Self {
+            id,
+            epoch: 0,
+            running: false,
+            quiescing: None,
+            rings: Rings::default(),
+            io: IoEngine::new(&shared)?,
+            admin: (id == 0).then(|| Box::new(Admin::new(&shared.config))),
+            interrupts: Interrupts::new(shared.config.vectors),
+            batch: Box::new([Sqe::default(); BATCH]),
+            finished: Vec::with_capacity(crate::io::IN_FLIGHT),
+            turn: 0,
+            shared,
+        })
+    }
+
+    /// The shard's number, for [`Controller::set_waker`](crate::Controller::set_waker).
+    #[must_use]
+    pub const fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Does what there is to do, up to about `budget` commands, at the time `now_ns`.
+    ///
+    /// Never waits. Time is any clock that does not go back, in nanoseconds.
+    pub fn poll(&mut self, now_ns: u64, budget: u32) -> Progress {
+        let shared = Arc::clone(&self.shared);
+        let Some(stats) = shared.stats.get(usize::from(self.id)) else {
+            return Progress::default();
+        };
+        stats.polls.add(1);
+        let memory = shared.memory.memory().into_inner();
+        let mut work = Work {
+            shared: &shared,
+            memory: &memory,
+            stats,
+            now_ns,
+            progress: Progress::default(),
+        };
+        let result = self
+            .read_mailbox(&mut work)
+            .and_then(|()| self.serve(&mut work, budget))
+            .and_then(|()| self.reap(&mut work))
+            .and_then(|()| self.report_events(&mut work));
+        if let Err(fault) = result {
+            self.running = false;
+            shared.fatal(fault);
+        }
+        self.finish_deletions(&work);
+        self.finish_quiescing(&shared);
+        let signalled = self.interrupts.flush(&shared, now_ns);
+        stats.interrupts.add(signalled.count);
+        work.progress.deadline_ns = signalled.next_ns;
+        work.progress.more |= self.has_work();
+        work.progress
+    }
+
+    /// Says that the owner is about to wait. `false`: there is work, poll instead.
+    pub fn park(&mut self) -> bool {
+        let Some(mailbox) = self.shared.mailboxes.get(self.id) else {
+            return false;
+        };
+        mailbox.park();
+        if self.has_work() || self.doorbell_rang() {
+            mailbox.unpark();
+            return false;
+        }
+        true
+    }
+
+    /// Says that the owner no longer waits.
+    pub fn unpark(&mut self) {
+        if let Some(mailbox) = self.shared.mailboxes.get(self.id) {
+            mailbox.unpark();
+        }
+    }
+
+    /// Whether a poll would do something without a doorbell.
+    fn has_work(&self) -> bool {
+        let mail = self
+            .shared
+            .mailboxes
+            .get(self.id)
+            .is_some_and(|mailbox| !mailbox.is_empty());
+        let faults =
+            self.id == 0 && self.running && self.shared.faults.load(Ordering::Acquire) != 0;
+        mail || faults
+            || self.io.runnable()
+            || (self.running && self.io.room() > 0 && self.rings.fetchable())
+            || (self.running
+                && self.rings.admin_has_room()
+                && self
+                    .admin
+                    .as_ref()
+                    .is_some_and(|admin| admin.has_delivery()))
+    }
+
+    fn doorbell_rang(&self) -> bool {
+        self.running && self.rings.unseen_doorbell(&self.shared)
+    }
+
+    fn read_mailbox(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
+        while let Some(message) = work.shared.mailboxes.get(self.id).and_then(|m| m.take()) {
+            match message {
+                Message::Enable => self.enable(work),
+                Message::Halt => self.running = false,
+                Message::Quiesce { epoch, drop_queues } => {
+                    self.running = false;
+                    self.epoch = epoch;
+                    self.quiescing = Some(Quiescing { epoch, drop_queues });
+                }
+                Message::AddCq { epoch, queue } if epoch == self.epoch => {
+                    self.running = true;
+                    self.rings.add_cq(queue);
+                }
+                Message::AddSq { epoch, queue } if epoch == self.epoch => {
+                    self.rings.add_sq(queue);
+                }
+                Message::DeleteSq { epoch, qid, ticket } if epoch == self.epoch => {
+                    self.rings.delete_sq(qid, ticket);
+                }
+                Message::DeleteCq { epoch, qid, ticket } if epoch == self.epoch => {
+                    self.rings.remove_cq(qid);
+                    let answer = Answer::Deleted;
+                    work.shared.mailboxes.post(
+                        0,
+                        Message::Answer {
+                            epoch,
+                            ticket,
+                            answer,
+                        },
+                    );
+                }
+                Message::Abort {
+                    epoch,
+                    sqid,
+                    cid,
+                    ticket,
+                } if epoch == self.epoch => {
+                    let answer = self.abort(work, sqid, cid)?;
+                    work.shared.mailboxes.post(
+                        0,
+                        Message::Answer {
+                            epoch,
+                            ticket,
+                            answer,
+                        },
+                    );
+                }
+                Message::Answer {
+                    epoch,
+                    ticket,
+                    answer,
+                } if epoch == self.epoch => {
+                    self.answered(work, ticket, answer)?;
+                }
+                // Of an epoch that is over.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Aborts a command that no backend has taken yet; what one has cannot be taken back.
+    fn abort(&mut self, work: &mut Work<'_>, sqid: u16, cid: u16) -> Result<Answer, QueueFault> {
+        let aborted = self
+            .rings
+            .sq_index(sqid)
+            .and_then(|sq| self.io.abort(sq, cid));
+        let Some((command, sqe)) = aborted else {
+            return Ok(Answer::NotAborted);
+        };
+        self.complete(work, command, &sqe, Status::ABORT_REQUESTED, 0)?;
+        Ok(Answer::Aborted)
+    }
+
+    /// Makes the admin queues, if the registers describe any (Base 3.5.1).
+    fn enable(&mut self, work: &Work<'_>) {
+        let mut registers = lock(&work.shared.registers);
+        let Some(admin) = &mut self.admin else { return };
+        match admin.enable(work.shared, work.memory, &registers) {
+            Ok((cq, sq)) => {
+                self.rings = Rings::default();
+                self.rings.add_cq(cq);
+                self.rings.add_sq(sq);
+                self.running = true;
+                work.shared
+                    .step(&mut registers, crate::lifecycle::Event::Enabled);
+            }
+            Err(reason) => {
+                tracing::warn!(reason, "the controller cannot be enabled");
+                work.shared
+                    .step(&mut registers, crate::lifecycle::Event::EnableFailed);
+            }
+        }
+        // A reset may have been asked for before this message was read.
+        self.running &= registers.lifecycle.runs();
+    }
+
+    /// Judges doorbells and executes what is waiting, queue after queue.
+    fn serve(&mut self, work: &mut Work<'_>, budget: u32) -> Result<(), QueueFault> {
+        if !self.running {
+            return Ok(());
+        }
+        self.rings.read_cq_doorbells(work.shared);
+        let burst = work
+            .shared
+            .settings
+            .arbitration_burst
+            .load(Ordering::Relaxed);
+        let queues = self.rings.sqs.len();
+        let first = self.turn;
+        for step in 0..queues {
+            let index = (first + step) % queues.max(1);
+            let left = budget.saturating_sub(work.progress.commands);
+            if left == 0 {
+                // The next poll starts where this one stopped.
+                self.turn = index;
+                return Ok(());
+            }
+            self.serve_sq(work, index, burst.min(left))?;
+        }
+        self.turn = (first + 1) % queues.max(1);
+        Ok(())
+    }
+
+    fn serve_sq(&mut self, work: &mut Work<'_>, index: usize, most: u32) -> Result<(), QueueFault> {
+        let page_bytes = work.shared.settings.page_bytes.load(Ordering::Relaxed);
+        let most = most.min(self.io.room());
+        let fetched = self
+            .rings
+            .fetch(work, index, most, self.batch.as_mut_slice())?;
+        let Some((count, is_admin)) = fetched else {
+            return Ok(());
+        };
+        for at in 0..count {
+            let Some(sqe) = self.batch.get(at).copied() else {
+                break;
+            };
+            let Some(command) = self.rings.command(index, sqe.cid) else {
+                break;
+            };
+            work.progress.commands += 1;
+            if is_admin {
+                work.stats.admin_commands.add(1);
+                self.admin_command(work, command, &sqe)?;
+                continue;
+            }
+            work.stats.io_commands.add(1);
+            let cx = work.io(page_bytes);
+            if let Started::Done(command, status) = self.io.start(&cx, command, &sqe) {
+                self.complete(work, command, &sqe, status, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn admin_command(
+        &mut self,
+        work: &mut Work<'_>,
+        command: Command,
+        sqe: &Sqe,
+    ) -> Result<(), QueueFault> {
+        let Some(admin) = &mut self.admin else {
+            return self.complete(work, command, sqe, Status::INTERNAL_ERROR, 0);
+        };
+        let cx = AdminContext {
+            shared: work.shared,
+            memory: work.memory,
+            epoch: self.epoch,
+            now_ns: work.now_ns,
+        };
+        match admin.execute(&cx, sqe) {
+            Outcome::Done { status, dw0 } => self.complete(work, command, sqe, status, dw0),
+            Outcome::Waits(ticket) => {
+                admin.wait(ticket, command, *sqe);
+                Ok(())
+            }
+            Outcome::Event => {
+                // It may wait for ever: its slot goes back until there is an event to report.
+                self.rings.hand_back(command);
+                Ok(())
+            }
+        }
+    }
+
+    /// Another shard, or this one, answers an admin command that waited.
+    fn answered(
+        &mut self,
+        work: &mut Work<'_>,
+        ticket: u16,
+        answer: Answer,
+    ) -> Result<(), QueueFault> {
+        let Some(admin) = &mut self.admin else {
+            return Ok(());
+        };
+        let Some((command, sqe, dw0)) = admin.answered(work.shared, ticket, answer) else {
+            return Ok(());
+        };
+        self.complete(work, command, &sqe, Status::SUCCESS, dw0)
+    }
+
+    fn reap(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
+        let page_bytes = work.shared.settings.page_bytes.load(Ordering::Relaxed);
+        let mut finished = std::mem::take(&mut self.finished);
+        self.io.reap(&work.io(page_bytes), &mut finished);
+        let mut result = Ok(());
+        for Finished {
+            command,
+            sqe,
+            status,
+        } in finished.drain(..)
+        {
+            // A fault must not lose the other commands' slots.
+            let posted = self.complete(work, command, &sqe, status, 0);
+            result = result.and(posted);
+        }
+        self.finished = finished;
+        result
+    }
+
+    /// Completes Asynchronous Event Requests with what has happened (Base 5.1.2).
+    fn report_events(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
+        if !self.running || self.admin.is_none() {
+            return Ok(());
+        }
+        let faults = match work.shared.faults.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => work.shared.faults.swap(0, Ordering::AcqRel),
+        };
+        if let (Some(admin), true) = (&mut self.admin, faults != 0) {
+            admin.doorbell_faults(work.shared, faults);
+        }
+        while let Some(admin) = &mut self.admin
+            && admin.has_delivery()
+            && let Some(slot) = self.rings.admin_slot()
+        {
+            let Some(delivery) = admin.next_delivery() else {
+                self.rings.hand_back(slot);
+                break;
+            };
+            let command = Command {
+                cid: delivery.cid,
+                ..slot
+            };
+            self.post(work, command, delivery.status, delivery.dw0)?;
+        }
+        Ok(())
+    }
+
+    /// Completes a command, and records a failure in the Error Information log.
+    fn complete(
+        &mut self,
+        work: &mut Work<'_>,
+        command: Command,
+        sqe: &Sqe,
+        mut status: Status,
+        dw0: u32,
+    ) -> Result<(), QueueFault> {
+        if !status.is_success() {
+            work.stats.errors.add(1);
+            let sqid = self.rings.qid(&command);
+            lock(&work.shared.error_log).command(sqid, sqe, status, sqid != 0);
+            status = status.more();
+        }
+        self.post(work, command, status, dw0)
+    }
+
+    fn post(
+        &mut self,
+        work: &mut Work<'_>,
+        command: Command,
+        status: Status,
+        dw0: u32,
+    ) -> Result<(), QueueFault> {
+        work.progress.completions += 1;
+        if self.quiescing.is_some_and(|q| q.drop_queues) {
+            // The host has reset the controller: its queues are not to be touched any more.
+            self.rings.hand_back(command);
+            return Ok(());
+        }
+        self.rings
+            .complete(work, command, status, dw0, &mut self.interrupts)
+    }
+
+    /// Answers deletions whose last command is done.
+    fn finish_deletions(&mut self, work: &Work<'_>) {
+        while let Some(ticket) = self.rings.take_deleted() {
+            let (epoch, answer) = (self.epoch, Answer::Deleted);
+            work.shared.mailboxes.post(
+                0,
+                Message::Answer {
+                    epoch,
+                    ticket,
+                    answer,
+                },
+            );
+        }
+    }
+
+    /// Reports a reset or shutdown when nothing is in flight any more.
+    fn finish_quiescing(&mut self, shared: &Shared) {
+        if !self.io.is_idle() {
+            return;
+        }
+        let Some(Quiescing { epoch, drop_queues }) = self.quiescing.take() else {
+            return;
+        };
+        if drop_queues {
+            if let Some(admin) = &mut self.admin {
+                for command in admin.reset(shared) {
+                    self.rings.hand_back(command);
+                }
+            }
+            self.rings = Rings::default();
+            self.interrupts.clear();
+            self.turn = 0;
+        }
+        shared.quiesced(epoch);
+    }
+}
+
+/// What one poll works with.
+pub(crate) struct Work<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) memory: &'a Arc<GuestRam>,
+    pub(crate) stats: &'a ShardStats,
+    pub(crate) now_ns: u64,
+    pub(crate) progress: Progress,
+}
+
+impl<'a> Work<'a> {
+    const fn io(&self, page_bytes: u64) -> IoContext<'a> {
+        IoContext {
+            shared: self.shared,
+            memory: self.memory,
+            stats: self.stats,
+            page_bytes,
+        }
+    }
+}

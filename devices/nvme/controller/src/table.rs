@@ -1,0 +1,284 @@
+//! The feature table: what may be asked of the controller.
+//!
+//! Dispatch looks commands, features, log pages and Identify structures up here, and Identify's
+//! capability bits are sums over the same rows: what is advertised works, and what works is
+//! advertised. Each row names the version of the specification that first asks for it.
+
+use nvme_spec::{
+    AdminOpcode, Cns, FeatureId, LogId, NvmOpcode,
+    identify::{LPA_EXTENDED, ONCS_FEATURES_SAVE_SELECT},
+    registers::Vs,
+};
+
+/// A row: something a host may ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row<Id, Kind> {
+    pub(crate) id: Id,
+    pub(crate) kind: Kind,
+    /// The first version that makes it mandatory for an I/O controller; `None` if optional.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "documents the row; the tests hold it")
+    )]
+    pub(crate) mandatory: Option<Vs>,
+    /// The bits of OACS or ONCS that advertise it, if any.
+    pub(crate) advertised: u16,
+}
+
+const V1_0: Vs = Vs::new().with_mjr(1);
+const V1_1: Vs = Vs::new().with_mjr(1).with_mnr(1);
+const V1_3: Vs = Vs::new().with_mjr(1).with_mnr(3);
+
+const fn mandatory<Id, Kind>(id: Id, kind: Kind, since: Vs) -> Row<Id, Kind>
+where
+    Id: Copy,
+    Kind: Copy,
+{
+    Row {
+        id,
+        kind,
+        mandatory: Some(since),
+        advertised: 0,
+    }
+}
+
+/// What an admin command does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AdminKind {
+    DeleteSq,
+    CreateSq,
+    GetLogPage,
+    DeleteCq,
+    CreateCq,
+    Identify,
+    Abort,
+    SetFeatures,
+    GetFeatures,
+    AsyncEventRequest,
+}
+
+/// The admin commands.
+pub(crate) const ADMIN: [Row<AdminOpcode, AdminKind>; 10] = [
+    mandatory(AdminOpcode::DELETE_IO_SQ, AdminKind::DeleteSq, V1_0),
+    mandatory(AdminOpcode::CREATE_IO_SQ, AdminKind::CreateSq, V1_0),
+    mandatory(AdminOpcode::GET_LOG_PAGE, AdminKind::GetLogPage, V1_0),
+    mandatory(AdminOpcode::DELETE_IO_CQ, AdminKind::DeleteCq, V1_0),
+    mandatory(AdminOpcode::CREATE_IO_CQ, AdminKind::CreateCq, V1_0),
+    mandatory(AdminOpcode::IDENTIFY, AdminKind::Identify, V1_0),
+    mandatory(AdminOpcode::ABORT, AdminKind::Abort, V1_0),
+    mandatory(AdminOpcode::SET_FEATURES, AdminKind::SetFeatures, V1_0),
+    mandatory(AdminOpcode::GET_FEATURES, AdminKind::GetFeatures, V1_0),
+    mandatory(
+        AdminOpcode::ASYNC_EVENT_REQUEST,
+        AdminKind::AsyncEventRequest,
+        V1_0,
+    ),
+];
+
+/// What an I/O command does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum IoKind {
+    Flush,
+    Write,
+    Read,
+}
+
+/// The I/O commands of the NVM Command Set.
+pub(crate) const IO: [Row<NvmOpcode, IoKind>; 3] = [
+    mandatory(NvmOpcode::FLUSH, IoKind::Flush, V1_0),
+    mandatory(NvmOpcode::WRITE, IoKind::Write, V1_0),
+    mandatory(NvmOpcode::READ, IoKind::Read, V1_0),
+];
+
+/// A log page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogKind {
+    Error,
+    Smart,
+    FirmwareSlot,
+}
+
+/// The log pages.
+pub(crate) const LOGS: [Row<LogId, LogKind>; 3] = [
+    mandatory(LogId::ERROR_INFORMATION, LogKind::Error, V1_0),
+    mandatory(LogId::SMART, LogKind::Smart, V1_0),
+    mandatory(LogId::FIRMWARE_SLOT, LogKind::FirmwareSlot, V1_0),
+];
+
+/// An Identify structure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum IdentifyKind {
+    Namespace,
+    Controller,
+    ActiveNamespaces,
+    NamespaceDescriptors,
+}
+
+/// The Identify structures.
+pub(crate) const IDENTIFY: [Row<Cns, IdentifyKind>; 4] = [
+    mandatory(Cns::NAMESPACE, IdentifyKind::Namespace, V1_0),
+    mandatory(Cns::CONTROLLER, IdentifyKind::Controller, V1_0),
+    mandatory(Cns::ACTIVE_NAMESPACES, IdentifyKind::ActiveNamespaces, V1_1),
+    mandatory(
+        Cns::NAMESPACE_DESCRIPTORS,
+        IdentifyKind::NamespaceDescriptors,
+        V1_3,
+    ),
+];
+
+/// A feature.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FeatureKind {
+    Arbitration,
+    PowerManagement,
+    TemperatureThreshold,
+    ErrorRecovery,
+    VolatileWriteCache,
+    NumberOfQueues,
+    InterruptCoalescing,
+    InterruptVectorConfig,
+    WriteAtomicityNormal,
+    AsyncEventConfig,
+}
+
+/// The features.
+pub(crate) const FEATURES: [Row<FeatureId, FeatureKind>; 10] = [
+    mandatory(FeatureId::ARBITRATION, FeatureKind::Arbitration, V1_0),
+    mandatory(
+        FeatureId::POWER_MANAGEMENT,
+        FeatureKind::PowerManagement,
+        V1_0,
+    ),
+    mandatory(
+        FeatureId::TEMPERATURE_THRESHOLD,
+        FeatureKind::TemperatureThreshold,
+        V1_0,
+    ),
+    mandatory(FeatureId::ERROR_RECOVERY, FeatureKind::ErrorRecovery, V1_0),
+    // Mandatory where a volatile write cache is present.
+    Row {
+        id: FeatureId::VOLATILE_WRITE_CACHE,
+        kind: FeatureKind::VolatileWriteCache,
+        mandatory: None,
+        advertised: 0,
+    },
+    mandatory(
+        FeatureId::NUMBER_OF_QUEUES,
+        FeatureKind::NumberOfQueues,
+        V1_0,
+    ),
+    mandatory(
+        FeatureId::INTERRUPT_COALESCING,
+        FeatureKind::InterruptCoalescing,
+        V1_0,
+    ),
+    mandatory(
+        FeatureId::INTERRUPT_VECTOR_CONFIG,
+        FeatureKind::InterruptVectorConfig,
+        V1_0,
+    ),
+    mandatory(
+        FeatureId::WRITE_ATOMICITY_NORMAL,
+        FeatureKind::WriteAtomicityNormal,
+        V1_0,
+    ),
+    mandatory(
+        FeatureId::ASYNC_EVENT_CONFIG,
+        FeatureKind::AsyncEventConfig,
+        V1_0,
+    ),
+];
+
+/// Capabilities that are of a command's fields and not of a row.
+pub(crate) const ONCS_FIELDS: u16 = ONCS_FEATURES_SAVE_SELECT;
+/// Log Page Attributes: Get Log Page takes offsets and long lengths.
+pub(crate) const LPA: u8 = LPA_EXTENDED;
+
+fn find<Id: PartialEq + Copy, Kind: Copy>(rows: &[Row<Id, Kind>], id: Id) -> Option<Kind> {
+    rows.iter().find(|row| row.id == id).map(|row| row.kind)
+}
+
+pub(crate) fn admin_kind(opcode: AdminOpcode) -> Option<AdminKind> {
+    find(&ADMIN, opcode)
+}
+
+pub(crate) fn log_kind(lid: LogId) -> Option<LogKind> {
+    find(&LOGS, lid)
+}
+
+pub(crate) fn identify_kind(cns: Cns) -> Option<IdentifyKind> {
+    find(&IDENTIFY, cns)
+}
+
+pub(crate) fn feature_kind(fid: FeatureId) -> Option<FeatureKind> {
+    find(&FEATURES, fid)
+}
+
+/// The kind of an I/O command. The table is small and this is the hot path: it is unrolled into
+/// an array by opcode when the program is built.
+pub(crate) fn io_kind(opcode: NvmOpcode) -> Option<IoKind> {
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a u8 into 256 entries, when the program is built"
+    )]
+    const BY_OPCODE: [Option<IoKind>; 256] = {
+        let mut kinds = [None; 256];
+        let mut rest: &[Row<NvmOpcode, IoKind>] = &IO;
+        while let [row, more @ ..] = rest {
+            kinds[row.id.0 as usize] = Some(row.kind);
+            rest = more;
+        }
+        kinds
+    };
+    BY_OPCODE.get(usize::from(opcode.0)).copied().flatten()
+}
+
+/// OACS: the optional admin commands that are there (Base 5.1.13.2.1).
+pub(crate) fn oacs() -> u16 {
+    ADMIN.iter().fold(0, |bits, row| bits | row.advertised)
+}
+
+/// ONCS: the optional I/O commands and fields that are there (Base 5.1.13.2.1).
+pub(crate) fn oncs() -> u16 {
+    IO.iter()
+        .fold(ONCS_FIELDS, |bits, row| bits | row.advertised)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn once<Id: Ord + Copy + std::fmt::Debug, Kind>(rows: &[Row<Id, Kind>]) {
+        assert!(
+            rows.windows(2).all(|pair| pair[0].id < pair[1].id),
+            "not sorted, or twice"
+        );
+    }
+
+    #[test]
+    fn each_thing_has_one_row_in_order() {
+        once(&ADMIN);
+        once(&IO);
+        once(&LOGS);
+        once(&IDENTIFY);
+        once(&FEATURES);
+    }
+
+    #[test]
+    fn an_optional_command_is_advertised_and_a_mandatory_one_is_not() {
+        for row in ADMIN {
+            assert_eq!(row.mandatory.is_none(), row.advertised != 0, "{:?}", row.id);
+        }
+        for row in IO {
+            assert_eq!(row.mandatory.is_none(), row.advertised != 0, "{:?}", row.id);
+        }
+    }
+
+    #[test]
+    fn the_unrolled_table_is_the_table() {
+        for opcode in 0..=u8::MAX {
+            let opcode = NvmOpcode(opcode);
+            assert_eq!(io_kind(opcode), find(&IO, opcode));
+        }
+    }
+}
