@@ -100,10 +100,10 @@ impl Controller {
         Ok((Self { shared }, shards))
     }
 
-    /// Bytes of BAR0, a power of two.
+    /// Bytes of BAR0, a power of two, of a controller with this configuration.
     #[must_use]
-    pub fn bar_bytes(&self) -> u64 {
-        registers::bar_bytes(self.shared.config.io_queues)
+    pub fn bar_bytes_of(config: &ControllerConfig) -> u64 {
+        registers::bar_bytes(config.io_queues)
     }
 
     /// The configuration the controller was made with.
@@ -160,6 +160,15 @@ impl Controller {
             ..Registers::new()
         };
         self.shared.step(&mut registers, Event::FunctionReset);
+    }
+
+    /// Lets the controller read and write memory, or not: PCI's Bus Master Enable. While it may
+    /// not, it fetches no command and reports no event.
+    pub fn set_bus_master(&self, enabled: bool) {
+        self.shared.settings.dma.store(enabled, Ordering::Release);
+        for shard in 0..self.shared.config.shards {
+            self.shared.mailboxes.ring(shard);
+        }
     }
 
     /// Says how to wake the thread that polls a shard.

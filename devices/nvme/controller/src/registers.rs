@@ -227,7 +227,7 @@ mod tests {
         );
         assert_eq!(registers.cc, enabled.with_iosqes(6));
         assert_eq!(
-            registers.write_cc(u32::MAX & !1),
+            registers.write_cc(!1),
             [Some(Event::Disable), None]
         );
     }

@@ -11,6 +11,8 @@ use crate::config::MIN_PAGE_BYTES;
 pub(crate) struct Settings {
     /// Bytes of a memory page (CC.MPS).
     pub(crate) page_bytes: AtomicU64,
+    /// The function may read and write memory (PCI's Bus Master Enable).
+    pub(crate) dma: AtomicBool,
     /// Commands that a queue may have executed in its turn.
     pub(crate) arbitration_burst: AtomicU32,
     /// Completions that raise an interrupt at once, at least 1.
@@ -26,6 +28,7 @@ impl Settings {
     pub(crate) fn new(vectors: u16) -> Self {
         let settings = Self {
             page_bytes: AtomicU64::new(u64::from(MIN_PAGE_BYTES)),
+            dma: AtomicBool::new(true),
             arbitration_burst: AtomicU32::new(0),
             coalescing_count: AtomicU32::new(1),
             coalescing_ns: AtomicU64::new(0),

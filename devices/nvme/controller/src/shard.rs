@@ -157,28 +157,30 @@ impl Shard {
         }
     }
 
+    /// Whether commands are fetched and events reported.
+    fn serving(&self) -> bool {
+        self.running && self.shared.settings.dma.load(Ordering::Acquire)
+    }
+
     /// Whether a poll would do something without a doorbell.
     fn has_work(&self) -> bool {
-        let mail = self
-            .shared
-            .mailboxes
-            .get(self.id)
-            .is_some_and(|mailbox| !mailbox.is_empty());
-        let faults =
-            self.id == 0 && self.running && self.shared.faults.load(Ordering::Acquire) != 0;
-        mail || faults
-            || self.io.runnable()
-            || (self.running && self.io.room() > 0 && self.rings.fetchable())
-            || (self.running
-                && self.rings.admin_has_room()
-                && self
-                    .admin
-                    .as_ref()
-                    .is_some_and(|admin| admin.has_delivery()))
+        let mailbox = self.shared.mailboxes.get(self.id);
+        if mailbox.is_some_and(|mailbox| !mailbox.is_empty()) || self.io.runnable() {
+            return true;
+        }
+        if !self.serving() {
+            return false;
+        }
+        let fetchable = self.io.room() > 0 && self.rings.fetchable();
+        fetchable
+            || self.admin.as_ref().is_some_and(|admin| {
+                self.shared.faults.load(Ordering::Acquire) != 0
+                    || (admin.has_delivery() && self.rings.admin_has_room())
+            })
     }
 
     fn doorbell_rang(&self) -> bool {
-        self.running && self.rings.unseen_doorbell(&self.shared)
+        self.serving() && self.rings.unseen_doorbell(&self.shared)
     }
 
     fn read_mailbox(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
@@ -281,7 +283,7 @@ impl Shard {
 
     /// Judges doorbells and executes what is waiting, queue after queue.
     fn serve(&mut self, work: &mut Work<'_>, budget: u32) -> Result<(), QueueFault> {
-        if !self.running {
+        if !self.serving() {
             return Ok(());
         }
         self.rings.read_cq_doorbells(work.shared);
@@ -403,7 +405,7 @@ impl Shard {
 
     /// Completes Asynchronous Event Requests with what has happened (Base 5.1.2).
     fn report_events(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
-        if !self.running || self.admin.is_none() {
+        if !self.serving() || self.admin.is_none() {
             return Ok(());
         }
         let faults = match work.shared.faults.load(Ordering::Relaxed) {
