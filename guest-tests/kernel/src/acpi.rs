@@ -15,7 +15,11 @@ pub(crate) fn ecam(rsdp: u64) -> Option<Ecam> {
         return None;
     }
     let [revision] = read(rsdp + 15)?;
-    let xsdt = if revision >= 2 { u64::from_le_bytes(read(rsdp + 24)?) } else { 0 };
+    let xsdt = if revision >= 2 {
+        u64::from_le_bytes(read(rsdp + 24)?)
+    } else {
+        0
+    };
     let (root, width) = match xsdt {
         0 => (u64::from(u32::from_le_bytes(read(rsdp + 16)?)), 4),
         address => (address, 8),
@@ -29,7 +33,10 @@ pub(crate) fn ecam(rsdp: u64) -> Option<Ecam> {
         };
         if read::<4>(table)? == *b"MCFG" {
             let [first_bus] = read(table + 54)?;
-            return Some(Ecam { base: u64::from_le_bytes(read(table + 44)?), first_bus });
+            return Some(Ecam {
+                base: u64::from_le_bytes(read(table + 44)?),
+                first_bus,
+            });
         }
         at += width;
     }
@@ -37,7 +44,9 @@ pub(crate) fn ecam(rsdp: u64) -> Option<Ecam> {
 }
 
 fn scan() -> Option<u64> {
-    (0xe_0000..0x10_0000).step_by(16).find(|&address| read(address) == Some(*b"RSD PTR "))
+    (0xe_0000..0x10_0000)
+        .step_by(16)
+        .find(|&address| read(address) == Some(*b"RSD PTR "))
 }
 
 /// Bytes of firmware tables, which lie in memory below 3 GiB.

@@ -23,13 +23,18 @@ impl CommandLine {
 
     /// Every word as (key, value); a bare word has the value "".
     pub fn words(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.text.split_whitespace().map(|word| word.split_once('=').unwrap_or((word, "")))
+        self.text
+            .split_whitespace()
+            .map(|word| word.split_once('=').unwrap_or((word, "")))
     }
 
     /// The value of the last word with this key (the last wins, as in Linux).
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.words().filter(|(name, _)| *name == key).map(|(_, value)| value).last()
+        self.words()
+            .filter(|(name, _)| *name == key)
+            .map(|(_, value)| value)
+            .last()
     }
 
     /// The value as a number, decimal or 0x-hexadecimal; `None` when absent or no number.

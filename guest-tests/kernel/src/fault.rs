@@ -60,7 +60,9 @@ const NAMES: [&str; 22] = [
 extern "C" fn ring3_fault() -> ! {
     // SAFETY: written before this routine was entered, by the one CPU, and never again.
     let record = unsafe { &RECORD };
-    let name = usize::try_from(record.vector).ok().and_then(|vector| NAMES.get(vector));
+    let name = usize::try_from(record.vector)
+        .ok()
+        .and_then(|vector| NAMES.get(vector));
     println!(
         "FAULT: {} (vector {}) in ring {}: error {:#x}, RIP {:#x}, RSP {:#x}, RFLAGS {:#x}",
         name.unwrap_or(&"reserved"),
@@ -75,6 +77,9 @@ extern "C" fn ring3_fault() -> ! {
         "FAULT: CR2 {:#x}, CS {:#x}, SS {:#x}, RAX {:#x}, RBX {:#x}, RCX {:#x}, RDX {:#x}",
         record.cr2, record.cs, record.ss, record.rax, record.rbx, record.rcx, record.rdx,
     );
-    println!("FAULT: RSI {:#x}, RDI {:#x}, RBP {:#x}", record.rsi, record.rdi, record.rbp);
+    println!(
+        "FAULT: RSI {:#x}, RDI {:#x}, RBP {:#x}",
+        record.rsi, record.rdi, record.rbp
+    );
     exit::exit(ExitCode::Fault)
 }

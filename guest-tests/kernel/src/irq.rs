@@ -40,14 +40,19 @@ impl Vector {
         // SAFETY: defined in ring0.s with 256 aligned entries; only ever changed by whole-word
         // increments of the one CPU's interrupt stubs.
         let counts = unsafe { &COUNTS };
-        counts.get(usize::from(self.0)).map_or(0, |count| count.load(Ordering::Acquire))
+        counts
+            .get(usize::from(self.0))
+            .map_or(0, |count| count.load(Ordering::Acquire))
     }
 
     /// The MSI message that raises this vector on the boot CPU: (address, data), Intel SDM vol. 3,
     /// section 11.11: fixed delivery, edge, physical destination.
     #[must_use]
     pub fn message(self) -> (u64, u32) {
-        (0xfee0_0000 | u64::from(lapic::id()) << 12, u32::from(self.0))
+        (
+            0xfee0_0000 | u64::from(lapic::id()) << 12,
+            u32::from(self.0),
+        )
     }
 }
 

@@ -34,7 +34,10 @@ pub(crate) fn init() {
     REGISTERS.write32(LVT_LINT1, MASKED);
     REGISTERS.write32(LVT_TIMER, MASKED);
     REGISTERS.write32(TASK_PRIORITY, 0);
-    REGISTERS.write32(SPURIOUS, SOFTWARE_ENABLE | u32::from(Vector::SPURIOUS.number()));
+    REGISTERS.write32(
+        SPURIOUS,
+        SOFTWARE_ENABLE | u32::from(Vector::SPURIOUS.number()),
+    );
     REGISTERS.write32(TIMER_DIVIDE, DIVIDE_BY_1);
     REGISTERS.write32(LVT_TIMER, u32::from(Vector::TIMER.number()));
 }

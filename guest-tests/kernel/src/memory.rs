@@ -62,10 +62,19 @@ pub(crate) unsafe fn init(info: &StartInfo, info_address: u64) -> Option<(Memory
     unsafe { HEAP.lock().init(start as *mut u8, heap as usize) };
     let memory = Memory {
         ram: ram().map(|entry| entry.bytes).sum(),
-        end: ram().map(|entry| entry.address.saturating_add(entry.bytes)).max()?,
+        end: ram()
+            .map(|entry| entry.address.saturating_add(entry.bytes))
+            .max()?,
         heap,
     };
-    Some((memory, DmaPool { start: pool, end, next: pool }))
+    Some((
+        memory,
+        DmaPool {
+            start: pool,
+            end,
+            next: pool,
+        },
+    ))
 }
 
 /// The largest stretch of RAM that holds neither this image, modules, nor the loader's tables.
@@ -73,7 +82,10 @@ fn largest_free(info: &StartInfo, info_address: u64) -> Option<(u64, u64)> {
     let image = (&raw const IMAGE_START as u64, &raw const IMAGE_END as u64);
     let page = (info_address, info_address + 4096);
     let used = || {
-        [image, page].into_iter().chain(info.own_ranges()).chain(info.module_ranges())
+        [image, page]
+            .into_iter()
+            .chain(info.own_ranges())
+            .chain(info.module_ranges())
     };
     let mut best: Option<(u64, u64)> = None;
     for entry in info.memory_map().filter(|entry| entry.is_ram()) {
@@ -85,7 +97,10 @@ fn largest_free(info: &StartInfo, info_address: u64) -> Option<(u64, u64)> {
                 at = end.next_multiple_of(4096);
                 continue;
             }
-            let stop = used().map(|(start, _)| start).filter(|start| *start > at).min();
+            let stop = used()
+                .map(|(start, _)| start)
+                .filter(|start| *start > at)
+                .min();
             let stop = stop.unwrap_or(top).min(top) & !0xfff;
             if stop <= at {
                 at += 4096;
@@ -132,7 +147,10 @@ impl DmaPool {
     /// Whether all of a range lies in the pool.
     #[must_use]
     pub fn contains(&self, address: u64, bytes: u64) -> bool {
-        address >= self.start && address.checked_add(bytes).is_some_and(|end| end <= self.end)
+        address >= self.start
+            && address
+                .checked_add(bytes)
+                .is_some_and(|end| end <= self.end)
     }
 
     /// Copies out of the pool; all ones from outside it.
@@ -165,7 +183,7 @@ impl DmaPool {
     /// Loads an aligned dword with acquire ordering; all ones outside the pool.
     #[must_use]
     pub fn load32(&self, address: u64) -> u32 {
-        if !self.contains(address, 4) || address % 4 != 0 {
+        if !self.contains(address, 4) || !address.is_multiple_of(4) {
             return u32::MAX;
         }
         // SAFETY: within the pool, aligned; devices store dwords whole.

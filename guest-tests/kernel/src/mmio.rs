@@ -76,10 +76,38 @@ impl Mmio {
         (end <= self.bytes).then(|| self.base + offset)
     }
 
-    access!(read8, write8, u8, "mov {0}, [{1}]", "mov [{1}], {0}", reg_byte);
-    access!(read16, write16, u16, "mov {0:x}, [{1}]", "mov [{1}], {0:x}", reg);
-    access!(read32, write32, u32, "mov {0:e}, [{1}]", "mov [{1}], {0:e}", reg);
-    access!(read64, write64, u64, "mov {0}, [{1}]", "mov [{1}], {0}", reg);
+    access!(
+        read8,
+        write8,
+        u8,
+        "mov {0}, [{1}]",
+        "mov [{1}], {0}",
+        reg_byte
+    );
+    access!(
+        read16,
+        write16,
+        u16,
+        "mov {0:x}, [{1}]",
+        "mov [{1}], {0:x}",
+        reg
+    );
+    access!(
+        read32,
+        write32,
+        u32,
+        "mov {0:e}, [{1}]",
+        "mov [{1}], {0:e}",
+        reg
+    );
+    access!(
+        read64,
+        write64,
+        u64,
+        "mov {0}, [{1}]",
+        "mov [{1}], {0}",
+        reg
+    );
 
     /// Loads `data.len()` bytes: one access for 1, 2, 4 and 8, else byte by byte.
     pub fn read(&self, offset: u64, data: &mut [u8]) {

@@ -51,10 +51,17 @@ unsafe extern "C" fn memcmp(one: *const u8, other: *const u8, bytes: usize) -> i
     while at + 8 <= bytes {
         // SAFETY: both have `bytes` bytes by the caller's promise, and at + 8 is within.
         let (a, b) = unsafe {
-            (one.add(at).cast::<u64>().read_unaligned(), other.add(at).cast::<u64>().read_unaligned())
+            (
+                one.add(at).cast::<u64>().read_unaligned(),
+                other.add(at).cast::<u64>().read_unaligned(),
+            )
         };
         if a != b {
-            return if a.swap_bytes() < b.swap_bytes() { -1 } else { 1 };
+            return if a.swap_bytes() < b.swap_bytes() {
+                -1
+            } else {
+                1
+            };
         }
         at += 8;
     }

@@ -31,7 +31,10 @@ impl fmt::Write for Serial {
 /// Formats into a line first where it fits: one status poll per 16 bytes instead of one per
 /// formatting fragment.
 pub fn print(arguments: fmt::Arguments<'_>) {
-    let mut line = Line { bytes: [0; 256], used: 0 };
+    let mut line = Line {
+        bytes: [0; 256],
+        used: 0,
+    };
     // Neither `Line` nor `Serial` fails; a Display that does has said what it could.
     let _ = fmt::write(&mut line, arguments);
     line.flush();
@@ -45,7 +48,10 @@ struct Line {
 impl Line {
     fn flush(&mut self) {
         let used = core::mem::take(&mut self.used);
-        let text = self.bytes.get(..used).and_then(|bytes| core::str::from_utf8(bytes).ok());
+        let text = self
+            .bytes
+            .get(..used)
+            .and_then(|bytes| core::str::from_utf8(bytes).ok());
         let _ = fmt::Write::write_str(&mut Serial, text.unwrap_or_default());
     }
 }

@@ -70,7 +70,11 @@ impl StartInfo {
     /// The memory map; empty before version 1 of the protocol. Allocates nothing: the heap is
     /// made from it.
     pub(crate) fn memory_map(&self) -> impl Iterator<Item = MemoryEntry> + use<> {
-        let entries = if self.version == 0 || self.memory_map == 0 { 0 } else { self.memory_map_entries };
+        let entries = if self.version == 0 || self.memory_map == 0 {
+            0
+        } else {
+            self.memory_map_entries
+        };
         let list = self.memory_map as *const MemoryEntry;
         // SAFETY: the loader's list has this many entries, in low memory, identity-mapped.
         (0..entries as usize).map(move |at| unsafe { list.add(at).read_unaligned() })
@@ -84,7 +88,8 @@ impl StartInfo {
 
     /// Ranges (start, end) that hold the modules.
     pub(crate) fn module_ranges(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
-        self.module_entries().map(|entry| (entry.address, entry.address.saturating_add(entry.bytes)))
+        self.module_entries()
+            .map(|entry| (entry.address, entry.address.saturating_add(entry.bytes)))
     }
 
     /// Ranges (start, end) that hold this information itself and what must be copied from it.

@@ -46,7 +46,11 @@ impl Clock {
                 found = Some((u64::from(tsc_khz) * 1000, u64::from(bus_khz) * 1000));
             }
         }
-        let source = if found.is_some() { Source::Cpuid } else { Source::Measured };
+        let source = if found.is_some() {
+            Source::Cpuid
+        } else {
+            Source::Measured
+        };
         let (tsc_hz, lapic_hz) = found.unwrap_or_else(|| (measure_tsc(), LAPIC_HZ));
         Self {
             start: tsc(),
@@ -80,7 +84,10 @@ impl Clock {
     /// Sees to it that the timer interrupts at `deadline_ns` or before, and not in the past.
     pub(crate) fn wake_by(&mut self, deadline_ns: u64) {
         let fired = Vector::TIMER.count();
-        if self.armed.is_some_and(|(at, count)| count == fired && at <= deadline_ns) {
+        if self
+            .armed
+            .is_some_and(|(at, count)| count == fired && at <= deadline_ns)
+        {
             return;
         }
         let now = self.now_ns();

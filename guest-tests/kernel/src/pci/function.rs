@@ -48,13 +48,21 @@ impl fmt::Display for Function {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Place { device, function } = self.place;
         let (vendor, id) = self.ids();
-        write!(out, "00:{device:02x}.{function} {vendor:04x}:{id:04x} class {:06x}", self.class())
+        write!(
+            out,
+            "00:{device:02x}.{function} {vendor:04x}:{id:04x} class {:06x}",
+            self.class()
+        )
     }
 }
 
 impl Function {
     pub(super) fn new(access: Access, place: Place) -> Self {
-        Self { access, place, bars: [None; 6] }
+        Self {
+            access,
+            place,
+            bars: [None; 6],
+        }
     }
 
     /// Device and function number.

@@ -43,13 +43,19 @@ pub struct Bus {
 impl Bus {
     /// Finds out how configuration space is reached; `None` when there is no PCI at all.
     pub(crate) fn find(rsdp: u64) -> Option<Self> {
-        let bus = |access| Self { access, window: BAR_WINDOW };
+        let bus = |access| Self {
+            access,
+            window: BAR_WINDOW,
+        };
         port::write32(CONFIG_ADDRESS, ENABLE);
         if port::read32(CONFIG_ADDRESS) == ENABLE {
             return Some(bus(Access::Ports));
         }
         let ecam = acpi::ecam(rsdp).filter(|ecam| ecam.first_bus == 0);
-        let ecam = ecam.unwrap_or(Ecam { base: ECAM_FALLBACK, first_bus: 0 });
+        let ecam = ecam.unwrap_or(Ecam {
+            base: ECAM_FALLBACK,
+            first_bus: 0,
+        });
         if ecam.base >> 32 != 0 {
             return None;
         }
@@ -133,7 +139,10 @@ impl Access {
     fn functions(self) -> impl Iterator<Item = Place> {
         let exists = move |place| self.read32(place, 0) & 0xffff != 0xffff;
         (0..32_u8).flat_map(move |device| {
-            let first = Place { device, function: 0 };
+            let first = Place {
+                device,
+                function: 0,
+            };
             let count = match exists(first) {
                 false => 0,
                 // Header type, bit 7: more than one function.

@@ -28,12 +28,22 @@ impl MsiX {
         let vectors = (function.read32(capability) >> 16) as u16 & 0x7ff;
         let vectors = vectors + 1;
         let part = |register: u32, bytes| {
-            function.bar(register as usize & 7)?.part(u64::from(register & !7), bytes)
+            function
+                .bar(register as usize & 7)?
+                .part(u64::from(register & !7), bytes)
         };
         let table = part(function.read32(capability + 4), u64::from(vectors) * ENTRY)?;
-        let pending =
-            part(function.read32(capability + 8), u64::from(vectors.div_ceil(64)) * 8)?;
-        Some(Self { function: function.clone(), capability, table, pending, vectors })
+        let pending = part(
+            function.read32(capability + 8),
+            u64::from(vectors.div_ceil(64)) * 8,
+        )?;
+        Some(Self {
+            function: function.clone(),
+            capability,
+            table,
+            pending,
+            vectors,
+        })
     }
 
     /// Number of table entries, 1 to 2,048.
@@ -56,7 +66,8 @@ impl MsiX {
     /// Masks or unmasks one entry.
     pub fn set_masked(&self, entry: u16, masked: bool) {
         let at = u64::from(entry) * ENTRY + ENTRY_CONTROL;
-        self.table.write32(at, if masked { ENTRY_MASKED } else { 0 });
+        self.table
+            .write32(at, if masked { ENTRY_MASKED } else { 0 });
     }
 
     /// Whether the entry's message waits behind a mask.
@@ -78,6 +89,7 @@ impl MsiX {
 
     fn change(&self, bit: u32, on: bool) {
         let control = self.function.read32(self.capability) & !bit;
-        self.function.write32(self.capability, control | if on { bit } else { 0 });
+        self.function
+            .write32(self.capability, control | if on { bit } else { 0 });
     }
 }

@@ -1,0 +1,115 @@
+//! Guest memory: one memfd, mapped here and given to KVM.
+
+use std::fs::File;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use rustix::fs::{MemfdFlags, memfd_create};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend,
+    GuestMemoryMmap, GuestMemoryRegion,
+};
+
+use super::error::MachineError;
+use super::layout::{HIGH_MEMORY_START, LOW_MEMORY_END};
+
+/// Guest memory as devices hold it: a snapshot is taken by [`GuestAddressSpace::memory`].
+pub type GuestMemory = GuestMemoryAtomic<GuestMemoryMmap>;
+
+/// Least memory in bytes: what the loader's tables and a small kernel need.
+pub(crate) const LEAST: u64 = 4 << 20;
+
+/// Start and length of the stretches that `bytes` of memory are made of: from 0 to at most 3 GiB,
+/// what is left from 4 GiB.
+#[must_use]
+pub fn ranges(bytes: u64) -> Vec<(u64, u64)> {
+    let low = bytes.min(LOW_MEMORY_END);
+    match bytes - low {
+        0 => vec![(0, low)],
+        high => vec![(0, low), (HIGH_MEMORY_START, high)],
+    }
+}
+
+/// Makes `bytes` (a multiple of the page size) of zeroed memory, shared so that other processes
+/// may map it by its descriptor.
+pub(crate) fn create(bytes: u64) -> Result<GuestMemory, MachineError> {
+    let fail = |reason: String| MachineError::Memory { bytes, reason };
+    if bytes < LEAST || !bytes.is_multiple_of(4096) {
+        return Err(fail(format!("a multiple of 4096 from {LEAST} on would do")));
+    }
+    let file = memfd_create("ferrite-memory", MemfdFlags::CLOEXEC)
+        .map(File::from)
+        .map_err(|error| fail(format!("memfd_create: {error}")))?;
+    file.set_len(bytes)
+        .map_err(|error| fail(format!("ftruncate: {error}")))?;
+    let mut offset = 0;
+    let mut regions = Vec::new();
+    for (start, length) in ranges(bytes) {
+        let file = file
+            .try_clone()
+            .map_err(|error| fail(format!("dup: {error}")))?;
+        let size = usize::try_from(length).map_err(|error| fail(error.to_string()))?;
+        regions.push((
+            GuestAddress(start),
+            size,
+            Some(FileOffset::new(file, offset)),
+        ));
+        offset += length;
+    }
+    let memory = GuestMemoryMmap::from_ranges_with_files(regions)
+        .map_err(|error| fail(format!("mmap: {error}")))?;
+    Ok(GuestMemoryAtomic::new(memory))
+}
+
+/// Gives the memory to KVM, one slot a region.
+///
+/// The mapping must outlive every run of a CPU: each [`super::vcpu::Vcpu`] holds the memory.
+#[expect(unsafe_code, reason = "KVM is given raw addresses of this process")]
+pub(crate) fn give_to_kvm(vm: &VmFd, memory: &GuestMemory) -> Result<(), MachineError> {
+    for (slot, region) in (0..).zip(memory.memory().iter()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the region is mapped for its whole length and stays so while the VM lives; Rust
+        // accesses it by volatile copies alone, as vm-memory does.
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(MachineError::kvm("KVM_SET_USER_MEMORY_REGION"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn memory_above_3_gib_goes_above_4_gib() {
+        assert_eq!(ranges(GIB), [(0, GIB)]);
+        assert_eq!(ranges(3 * GIB), [(0, 3 * GIB)]);
+        assert_eq!(ranges(5 * GIB), [(0, 3 * GIB), (4 * GIB, 2 * GIB)]);
+    }
+
+    #[test]
+    fn both_stretches_are_mapped_and_nothing_between() {
+        let memory = create(3 * GIB + 8192)
+            .expect("memory is only reserved")
+            .memory();
+        assert!(memory.address_in_range(GuestAddress(3 * GIB - 1)));
+        assert!(!memory.address_in_range(GuestAddress(3 * GIB)));
+        assert!(memory.address_in_range(GuestAddress(4 * GIB + 8191)));
+        assert!(!memory.address_in_range(GuestAddress(4 * GIB + 8192)));
+    }
+
+    #[test]
+    fn odd_and_tiny_sizes_are_refused() {
+        assert!(create(0).is_err());
+        assert!(create(LEAST + 1).is_err());
+        assert!(create(LEAST - 4096).is_err());
+    }
+}

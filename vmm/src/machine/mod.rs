@@ -1,0 +1,252 @@
+//! The virtual machine around the drive: CPUs, memory, buses, and the few devices a kernel needs
+//! to start, speak and end.
+//!
+//! ```text
+//!   Machine::new ──► memory (memfd), KVM's VM with its interrupt controllers, CPUs, buses
+//!   attach_pci … ──► functions on PCI bus 0
+//!   run ───────────► BARs placed, kernel loaded by PVH, a thread a CPU, until someone ends it
+//! ```
+//!
+//! A CPU's exit is answered on its own thread: port and memory accesses go through [`Buses`] to
+//! the device, which must not block. A run ends by the guest's write to the debug exit, by
+//! [`StopHandle::stop`], by the time allowed, or by an error that says where the guest was.
+//!
+//! Unsafe code is in `memory` (KVM is told addresses) and `vcpu` (`kvm_run`'s unions and the
+//! signal that ends a run).
+//!
+//! Left out: ACPI and MP tables, so a guest finds one CPU by itself; firmware; snapshots.
+
+mod boot;
+mod bus;
+mod control;
+mod cpuid;
+mod debug_exit;
+mod error;
+mod exits;
+mod irq;
+mod kvm;
+pub mod layout;
+mod memory;
+mod pci;
+mod serial;
+mod vcpu;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::pci::{Bdf, PciFunction};
+use kvm_ioctls::VmFd;
+use vm_memory::GuestAddressSpace;
+
+pub use bus::{Buses, MmioDevice, PortDevice};
+pub use control::{GuestExit, StopHandle};
+pub use error::{CpuState, MachineError, RunError};
+pub use exits::ExitCounts;
+pub use irq::{IrqRoutes, MsiBlock};
+pub use kvm::{is_pvm, open as open_kvm};
+pub use memory::{GuestMemory, ranges as memory_ranges};
+pub use serial::{Lines, SerialSink};
+
+use control::Control;
+use vcpu::{Running, Vcpu};
+
+/// What a machine is made of.
+pub struct MachineConfig {
+    /// Bytes of memory, a multiple of 4,096, at least 4 MiB.
+    pub memory: u64,
+    /// CPUs, 1 to what KVM allows (255 at most).
+    pub cpus: u8,
+    /// An uncompressed ELF with a PVH entry point.
+    pub kernel: Cow<'static, [u8]>,
+    /// The kernel's command line, at most 4,095 bytes.
+    pub command_line: String,
+    /// Files passed to the kernel; Linux takes the first as its initrd.
+    pub modules: Vec<Module>,
+    /// Where serial output goes; see [`Lines`].
+    pub serial: SerialSink,
+    /// How long the guest may run.
+    pub timeout: Option<Duration>,
+}
+
+impl Default for MachineConfig {
+    /// 256 MiB, one CPU, the embedded test kernel, output to nowhere, no limit in time.
+    fn default() -> Self {
+        Self {
+            memory: 256 << 20,
+            cpus: 1,
+            kernel: Cow::Borrowed(crate::TEST_KERNEL),
+            command_line: String::new(),
+            modules: Vec::new(),
+            serial: Box::new(std::io::sink()),
+            timeout: None,
+        }
+    }
+}
+
+/// A file passed to the kernel.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// Its content.
+    pub data: Arc<[u8]>,
+    /// Its own command line.
+    pub command_line: String,
+}
+
+/// How a run ended, and what it took.
+#[derive(Clone, Debug)]
+pub struct RunOutcome {
+    /// Who ended it.
+    pub exit: GuestExit,
+    /// Exits of all CPUs.
+    pub exits: ExitCounts,
+    /// Reads and writes, by port or by memory, that no device claimed.
+    pub unclaimed: (u64, u64),
+    /// From the start of the CPUs to the end.
+    pub elapsed: Duration,
+}
+
+/// A machine that has not run yet.
+pub struct Machine {
+    cpus: Vec<Vcpu>,
+    buses: Arc<Buses>,
+    routes: Arc<IrqRoutes>,
+    pci: ::pci::Bus,
+    control: Arc<Control>,
+    memory: GuestMemory,
+    kernel: Cow<'static, [u8]>,
+    command_line: String,
+    modules: Vec<Module>,
+    timeout: Option<Duration>,
+}
+
+impl Machine {
+    /// Makes the machine: memory, CPUs, interrupt controllers, serial port, debug exit, and an
+    /// empty PCI bus.
+    ///
+    /// # Errors
+    /// When KVM is absent or refuses, or the configuration asks for what cannot be.
+    pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
+        let kvm = kvm::open()?;
+        let most = u8::try_from(kvm.get_max_vcpus()).unwrap_or(u8::MAX);
+        if config.cpus == 0 || config.cpus > most {
+            return Err(MachineError::Cpus {
+                asked: config.cpus,
+                most,
+            });
+        }
+        let memory = memory::create(config.memory)?;
+        let vm: Arc<VmFd> = Arc::new(kvm::create_vm(&kvm)?);
+        memory::give_to_kvm(&vm, &memory)?;
+        let buses = Arc::new(Buses::default());
+        let control = Arc::new(Control::default());
+        let routes = Arc::new(IrqRoutes::new(Arc::clone(&vm)));
+
+        let line = serial::Line(routes.line(layout::SERIAL_IRQ)?);
+        let serial = serial::SerialPort::new(line, config.serial);
+        buses.add_ports(layout::SERIAL_PORT, 8, Arc::new(serial))?;
+        let debug_exit = debug_exit::DebugExit(Arc::clone(&control));
+        buses.add_ports(
+            layout::DEBUG_EXIT_PORT,
+            debug_exit::PORTS,
+            Arc::new(debug_exit),
+        )?;
+
+        let supported = cpuid::supported(&kvm)?;
+        let cpus = (0..config.cpus)
+            .map(|id| {
+                let (buses, memory) = (Arc::clone(&buses), memory.clone());
+                Vcpu::new(&vm, id, config.cpus, &supported, buses, memory)
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            cpus,
+            buses,
+            routes,
+            pci: pci::bus()?,
+            control,
+            memory,
+            kernel: config.kernel,
+            command_line: config.command_line,
+            modules: config.modules,
+            timeout: config.timeout,
+        })
+    }
+
+    /// The guest's memory, for devices.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The buses, for devices that are not on PCI.
+    #[must_use]
+    pub fn buses(&self) -> &Arc<Buses> {
+        &self.buses
+    }
+
+    /// Interrupt vectors for one device.
+    ///
+    /// # Errors
+    /// When KVM has no routes left.
+    pub fn msi(&self, vectors: u16) -> Result<MsiBlock, MachineError> {
+        self.routes.block(vectors)
+    }
+
+    /// Puts a function at device number `device` (1 to 31) of PCI bus 0.
+    ///
+    /// # Errors
+    /// When the number is taken or none.
+    pub fn attach_pci(
+        &mut self,
+        device: u8,
+        function: Arc<dyn PciFunction>,
+    ) -> Result<Bdf, MachineError> {
+        Ok(self.pci.add(device, function)?)
+    }
+
+    /// Ends the run from another thread.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        self.control.stop_handle()
+    }
+
+    /// Places the BARs, loads the kernel and runs the guest to its end. No thread of the machine
+    /// is left when it returns; devices and the serial sink are dropped with the machine.
+    ///
+    /// # Errors
+    /// When the machine cannot be completed, or the guest cannot go on.
+    pub fn run(self) -> Result<RunOutcome, RunError> {
+        pci::connect(self.pci, &self.buses)?;
+        let memory = self.memory.memory();
+        let entry = boot::load(&memory, &self.kernel, &self.command_line, &self.modules)?;
+        if let Some(first) = self.cpus.first() {
+            first.start_at(entry)?;
+        }
+        let start = Instant::now();
+        let mut running = Vec::with_capacity(self.cpus.len());
+        for cpu in self.cpus {
+            match cpu.start(Arc::clone(&self.control)) {
+                Ok(cpu) => running.push(cpu),
+                Err(error) => self.control.end(Err(error.into())),
+            }
+        }
+        self.control.wait(self.timeout);
+        running.iter().for_each(Running::kick);
+        let mut exits = ExitCounts::default();
+        for cpu in running {
+            // A panic has ended the run by itself.
+            if let Ok(counts) = cpu.join() {
+                exits += counts;
+            }
+        }
+        let elapsed = start.elapsed();
+        let exit = self.control.take()?;
+        Ok(RunOutcome {
+            exit,
+            exits,
+            unclaimed: self.buses.unclaimed(),
+            elapsed,
+        })
+    }
+}

@@ -1,0 +1,94 @@
+//! PCI on the machine's buses: ports, ECAM, and BARs that follow the guest.
+
+use std::sync::Arc;
+
+use pci::{Aperture, BarWindow, Bus, HostBridge, PciFunction};
+use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
+use vm_device::{DeviceMmio, DevicePio};
+
+use super::bus::{Buses, MmioDevice};
+use super::error::MachineError;
+use super::layout;
+
+const APERTURE: Aperture = Aperture {
+    base: layout::BAR_WINDOW.0,
+    size: layout::BAR_WINDOW.1,
+};
+
+/// Ports of the configuration mechanism: CF8h to CFFh.
+const PORTS: u16 = 8;
+
+/// A bus with its host bridge and nothing else.
+pub(crate) fn bus() -> Result<Bus, MachineError> {
+    let bridge =
+        HostBridge::new(HostBridge::DEFAULT_IDENTITY).map_err(|error| MachineError::Bus {
+            what: "PCI host bridge".into(),
+            reason: error.to_string(),
+        })?;
+    Ok(Bus::new(Arc::new(bridge), vec![APERTURE]))
+}
+
+/// Gives every BAR an address, as firmware would, and puts the bus on the machine's buses.
+pub(crate) fn connect(bus: Bus, buses: &Arc<Buses>) -> Result<(), MachineError> {
+    let bus = Arc::new(bus);
+    bus.assign_bars(APERTURE)?;
+    buses.add_ports(layout::PCI_PORTS, PORTS, Arc::new(Ports(Arc::clone(&bus))))?;
+    let (base, size) = layout::ECAM;
+    buses.add_mmio(base, size, Arc::new(Ecam(Arc::clone(&bus))))?;
+    // The buses own the PCI bus, which owns the listener: without weak references none of them,
+    // nor any device, would ever be dropped.
+    let (functions, buses) = (Arc::downgrade(&bus), Arc::downgrade(buses));
+    bus.set_listener(move |windows: &[BarWindow]| {
+        let (Some(bus), Some(buses)) = (functions.upgrade(), buses.upgrade()) else {
+            return;
+        };
+        buses.set_movable(windows.iter().filter_map(|window| {
+            let function = Arc::clone(bus.function(window.function)?);
+            let device: MmioDevice = Arc::new(BarDevice {
+                function,
+                bar: window.bar,
+            });
+            Some((window.base, window.size, device))
+        }));
+    });
+    Ok(())
+}
+
+struct Ports(Arc<Bus>);
+
+impl DevicePio for Ports {
+    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        self.0.port_read(base.0.saturating_add(offset), data);
+    }
+
+    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        self.0.port_write(base.0.saturating_add(offset), data);
+    }
+}
+
+struct Ecam(Arc<Bus>);
+
+impl DeviceMmio for Ecam {
+    fn mmio_read(&self, _: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        self.0.ecam_read(offset, data);
+    }
+
+    fn mmio_write(&self, _: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        self.0.ecam_write(offset, data);
+    }
+}
+
+struct BarDevice {
+    function: Arc<dyn PciFunction>,
+    bar: u8,
+}
+
+impl DeviceMmio for BarDevice {
+    fn mmio_read(&self, _: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        self.function.bar_read(self.bar, offset, data);
+    }
+
+    fn mmio_write(&self, _: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        self.function.bar_write(self.bar, offset, data);
+    }
+}

@@ -1,0 +1,336 @@
+//! One virtual CPU: its first state, its thread, and what its exits mean.
+
+use std::cell::Cell;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::{self, JoinHandle};
+
+use kvm_bindings::{CpuId, kvm_segment};
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use super::bus::Buses;
+use super::control::Control;
+use super::error::{CpuState, MachineError, RunError};
+use super::exits::ExitCounts;
+use super::memory::GuestMemory;
+use super::{cpuid, kvm, layout};
+
+const EINTR: i32 = 4;
+const EAGAIN: i32 = 11;
+
+/// A CPU that has not run yet.
+pub(crate) struct Vcpu {
+    id: u8,
+    fd: VcpuFd,
+    buses: Arc<Buses>,
+    /// Holds the mapping that KVM has the address of; for reading code when something fails.
+    memory: GuestMemory,
+    exits: ExitCounts,
+}
+
+/// A CPU's thread.
+pub(crate) struct Running {
+    id: u8,
+    thread: JoinHandle<ExitCounts>,
+}
+
+impl Vcpu {
+    pub(crate) fn new(
+        vm: &VmFd,
+        id: u8,
+        cpus: u8,
+        supported: &CpuId,
+        buses: Arc<Buses>,
+        memory: GuestMemory,
+    ) -> Result<Self, MachineError> {
+        let fd = vm
+            .create_vcpu(id.into())
+            .map_err(MachineError::kvm("KVM_CREATE_VCPU"))?;
+        let tsc_khz = fd.get_tsc_khz().unwrap_or_default();
+        let cpuid = cpuid::for_cpu(supported, id, cpus, tsc_khz)
+            .ok_or(MachineError::Capability("room for a CPUID leaf"))?;
+        fd.set_cpuid2(&cpuid)
+            .map_err(MachineError::kvm("KVM_SET_CPUID2"))?;
+        Ok(Self {
+            id,
+            fd,
+            buses,
+            memory,
+            exits: ExitCounts::default(),
+        })
+    }
+
+    /// The state that PVH prescribes: 32-bit protected mode, flat segments, paging off, EBX the
+    /// start info. The other CPUs stay as they are: waiting for INIT and SIPI.
+    pub(crate) fn start_at(&self, entry: u64) -> Result<(), MachineError> {
+        let segment = |type_, selector| kvm_segment {
+            base: 0,
+            limit: u32::MAX,
+            selector,
+            type_,
+            present: 1,
+            db: 1,
+            s: 1,
+            g: 1,
+            ..Default::default()
+        };
+        let mut sregs = self
+            .fd
+            .get_sregs()
+            .map_err(MachineError::kvm("KVM_GET_SREGS"))?;
+        sregs.cs = segment(0xb, 0x08); // code, readable, accessed
+        let data = segment(0x3, 0x10); // data, writable, accessed
+        (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);
+        sregs.tr = kvm_segment {
+            limit: 0x67,
+            db: 0,
+            s: 0,
+            g: 0,
+            ..segment(0xb, 0x18)
+        };
+        sregs.cr0 = 0x11; // PE, ET
+        sregs.cr4 = 0;
+        sregs.efer = 0;
+        self.fd
+            .set_sregs(&sregs)
+            .map_err(MachineError::kvm("KVM_SET_SREGS"))?;
+        let mut regs = self
+            .fd
+            .get_regs()
+            .map_err(MachineError::kvm("KVM_GET_REGS"))?;
+        regs.rflags = 0x2;
+        regs.rip = entry;
+        regs.rbx = layout::START_INFO;
+        self.fd
+            .set_regs(&regs)
+            .map_err(MachineError::kvm("KVM_SET_REGS"))
+    }
+
+    /// Starts the thread, which runs until `control` says stop.
+    pub(crate) fn start(self, control: Arc<Control>) -> Result<Running, MachineError> {
+        install_kick().map_err(|source| MachineError::Host {
+            what: "sigaction",
+            source,
+        })?;
+        let id = self.id;
+        let thread = thread::Builder::new()
+            .name(format!("vcpu{id}"))
+            .spawn(move || self.run(&control))
+            .map_err(|source| MachineError::Host {
+                what: "thread of a CPU",
+                source,
+            })?;
+        Ok(Running { id, thread })
+    }
+
+    fn run(mut self, control: &Control) -> ExitCounts {
+        // Whoever waits must learn of a panic too.
+        let _end = EndOnPanic(control, self.id);
+        let _kick = Kickable::new(&mut self.fd);
+        while !control.stopping() {
+            if let Err(error) = self.step() {
+                control.end(Err(error));
+            }
+        }
+        self.exits
+    }
+
+    /// Runs the guest to its next exit and answers that.
+    #[expect(
+        unsafe_code,
+        reason = "string I/O needs kvm_run's element size beside its data"
+    )]
+    fn step(&mut self) -> Result<(), RunError> {
+        let exits = &mut self.exits;
+        let exit = match self.fd.run() {
+            Ok(exit) => exit,
+            Err(error) if matches!(error.errno(), EINTR | EAGAIN) => {
+                exits.interrupted += 1;
+                return Ok(());
+            }
+            Err(source) => {
+                return Err(RunError::Run {
+                    cpu: self.id,
+                    source: source.into(),
+                });
+            }
+        };
+        match exit {
+            VcpuExit::IoIn(port, data) => {
+                exits.io_in += 1;
+                let (data, bytes) = (ptr::from_mut(data), data.len());
+                let element = self.io_element(bytes);
+                // SAFETY: the slice lies in kvm_run, is this CPU's alone until it runs again, and
+                // `io_element` has finished with its own borrow.
+                let data = unsafe { &mut *data };
+                data.chunks_mut(element)
+                    .for_each(|data| self.buses.port_read(port, data));
+            }
+            VcpuExit::IoOut(port, data) => {
+                exits.io_out += 1;
+                let (data, bytes) = (ptr::from_ref(data), data.len());
+                let element = self.io_element(bytes);
+                // SAFETY: as for IoIn.
+                let data = unsafe { &*data };
+                data.chunks(element)
+                    .for_each(|data| self.buses.port_write(port, data));
+            }
+            VcpuExit::MmioRead(address, data) => {
+                exits.mmio_read += 1;
+                self.buses.mmio_read(address, data);
+            }
+            VcpuExit::MmioWrite(address, data) => {
+                exits.mmio_write += 1;
+                self.buses.mmio_write(address, data);
+            }
+            VcpuExit::Hlt => exits.halt += 1,
+            VcpuExit::Intr => exits.interrupted += 1,
+            VcpuExit::Shutdown => {
+                exits.shutdown += 1;
+                return Err(RunError::TripleFault(self.state()));
+            }
+            VcpuExit::InternalError => {
+                exits.internal_error += 1;
+                let reason = self.internal_reason();
+                return Err(RunError::Internal {
+                    reason,
+                    state: self.state(),
+                });
+            }
+            VcpuExit::FailEntry(reason, _) => {
+                exits.other += 1;
+                return Err(RunError::Entry {
+                    reason,
+                    state: self.state(),
+                });
+            }
+            other => {
+                exits.other += 1;
+                let exit = format!("{other:?}");
+                return Err(RunError::UnexpectedExit {
+                    exit,
+                    state: self.state(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of one access of a port exit, which REP INS and REP OUTS may hold several of.
+    #[expect(unsafe_code, reason = "kvm_run is a union")]
+    fn io_element(&mut self, bytes: usize) -> usize {
+        // SAFETY: the last exit was KVM_EXIT_IO, so `io` is what KVM filled; all integers.
+        let size = usize::from(unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io }.size);
+        if size == 0 { bytes.max(1) } else { size }
+    }
+
+    /// KVM's suberror (KVM API, KVM_EXIT_INTERNAL_ERROR).
+    #[expect(unsafe_code, reason = "kvm_run is a union")]
+    fn internal_reason(&mut self) -> String {
+        // SAFETY: the last exit was KVM_EXIT_INTERNAL_ERROR, so `internal` is what KVM filled.
+        match unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal }.suberror {
+            1 => "KVM cannot emulate the instruction".into(),
+            2 => "an exception while another was being delivered".into(),
+            3 => "an exit while an event was being delivered".into(),
+            4 => "an unexpected exit of the processor".into(),
+            other => format!("suberror {other}"),
+        }
+    }
+
+    /// Where the guest is; what cannot be read stays zero.
+    fn state(&self) -> Box<CpuState> {
+        const CODE: u64 = 15;
+        let regs = self.fd.get_regs().unwrap_or_default();
+        let sregs = self.fd.get_sregs().unwrap_or_default();
+        let linear = sregs.cs.base.wrapping_add(regs.rip);
+        let memory = self.memory.memory();
+        let byte = |address: u64| {
+            let place = self
+                .fd
+                .translate_gva(address)
+                .ok()
+                .filter(|place| place.valid != 0)?;
+            memory
+                .read_obj::<u8>(GuestAddress(place.physical_address))
+                .ok()
+        };
+        Box::new(CpuState {
+            cpu: self.id,
+            rip: regs.rip,
+            ring: sregs.ss.dpl,
+            code: (0..CODE)
+                .map_while(|at| byte(linear.wrapping_add(at)))
+                .collect(),
+            control: [sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4],
+            pvm: kvm::is_pvm(),
+        })
+    }
+}
+
+impl Running {
+    /// Gets the CPU out of the guest; its thread then looks whether it is to stop.
+    pub(crate) fn kick(&self) {
+        // Fails only when the thread has ended, which is what is wanted.
+        let _ = self.thread.kill(SIGRTMIN());
+    }
+
+    /// Waits for the thread's end.
+    pub(crate) fn join(self) -> Result<ExitCounts, RunError> {
+        self.thread.join().map_err(|_| RunError::Panicked(self.id))
+    }
+}
+
+struct EndOnPanic<'a>(&'a Control, u8);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.end(Err(RunError::Panicked(self.1)));
+        }
+    }
+}
+
+thread_local! {
+    /// kvm_run's `immediate_exit` while this thread may run a CPU; else null.
+    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// While it lives, a signal makes this thread's KVM_RUN return, or its next one if the signal
+/// comes between the look at the stop flag and KVM_RUN.
+struct Kickable;
+
+impl Kickable {
+    fn new(fd: &mut VcpuFd) -> Self {
+        IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
+        Self
+    }
+}
+
+impl Drop for Kickable {
+    fn drop(&mut self) {
+        IMMEDIATE_EXIT.set(ptr::null_mut());
+    }
+}
+
+#[expect(unsafe_code, reason = "a signal handler writes to kvm_run")]
+extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let flag = IMMEDIATE_EXIT.get();
+    if !flag.is_null() {
+        // SAFETY: not null, so this thread's `Kickable` lives, and with it the CPU's mapping; an
+        // atomic store is all that happens here, which a signal handler may do.
+        unsafe { AtomicU8::from_ptr(flag) }.store(1, Ordering::Relaxed);
+    }
+}
+
+fn install_kick() -> std::io::Result<()> {
+    static ONCE: Once = Once::new();
+    let mut result = Ok(());
+    ONCE.call_once(|| {
+        result = register_signal_handler(SIGRTMIN(), on_kick).map_err(std::io::Error::from);
+    });
+    result
+}
