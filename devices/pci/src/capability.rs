@@ -1,7 +1,8 @@
 //! Capability structures: identifiers, registers and bits.
 //!
 //! Sources: PCI Local Bus Specification 3.0, 6.7 (the list) and 6.8.2 (MSI-X); PCI Bus Power
-//! Management Interface Specification 1.2, 3.2; PCI Express Base Specification, 7.5.3.
+//! Management Interface Specification 1.2, 3.2; PCI Express Base Specification, 7.5.3 (section
+//! numbers of revision 4.0 and later).
 
 use bitflags::bitflags;
 
@@ -156,7 +157,7 @@ pub mod msix {
     /// Bytes of a table entry (PCI 3.0, 6.8.2).
     pub const ENTRY_SIZE: u64 = 16;
     /// Bits of Message Lower Address that hold an address; bits 1:0 read 0
-    /// (PCI 3.0, 6.8.2.7).
+    /// (PCI 3.0, 6.8.2.6).
     pub const ADDRESS_LOW: u32 = !0b11;
     /// Vector Control bit 0, the entry's mask, set at reset; the rest is reserved
     /// (PCI 3.0, 6.8.2.9).

@@ -94,6 +94,19 @@ impl Endpoint {
     /// are reset already and the effects include that; the device behind is the caller's to
     /// reset.
     pub fn config_write(&self, offset: u16, data: &[u8]) -> Effects {
+        self.config_write_then(offset, data, |_, _| ())
+    }
+
+    /// Like [`config_write`](Self::config_write), and calls `then` with the new
+    /// configuration and the effects before any other configuration access: what the device
+    /// keeps of them (bus mastering, say) then follows two vCPUs' writes in their order.
+    /// `then` must not call back into this endpoint.
+    pub fn config_write_then(
+        &self,
+        offset: u16,
+        data: &[u8],
+        then: impl FnOnce(&ConfigSpace, Effects),
+    ) -> Effects {
         let mut config = self.lock();
         let mut effects = config.write(offset, data);
         if effects.contains(Effects::FUNCTION_LEVEL_RESET) {
@@ -107,6 +120,7 @@ impl Endpoint {
             // Under the lock, so that MSI-X sees changes in the order of the writes.
             msix.set_control(config.msix_control(), config.bus_master());
         }
+        then(&config, effects);
         effects
     }
 

@@ -1,7 +1,8 @@
 //! The type 0 configuration header: where its registers lie and what their bits mean.
 //!
 //! Source: PCI Local Bus Specification 3.0, chapter 6 (6.1 organization, 6.2 functions,
-//! 6.2.5 base addresses) and PCI Express Base Specification, section 7.5.1.
+//! 6.2.5 base addresses) and PCI Express Base Specification, section 7.5.1
+//! (numbers of revision 4.0 and later).
 
 use bitflags::bitflags;
 
@@ -129,7 +130,7 @@ impl ClassCode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Vendor ID. FFFFh means "no function here", 0000h and 0001h are taken for a function
-    /// that is absent or not ready (PCIe, 2.3.1): [`build`](crate::ConfigBuilder::build)
+    /// that is absent or not ready (PCIe, 2.3.2): [`build`](crate::ConfigBuilder::build)
     /// refuses the three.
     pub vendor: u16,
     /// Device ID, the vendor's own numbering.

@@ -1,6 +1,6 @@
 //! Where MSI-X messages go: implemented by the front end.
 
-/// A message as the table holds it (PCI 3.0, 6.8.2.7 to 6.8.2.9).
+/// A message as the table holds it (PCI 3.0, 6.8.2.6 to 6.8.2.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MsiMessage {
     /// Guest physical address that the message is written to; a multiple of 4.

@@ -63,6 +63,19 @@ fn configuration_writes_reach_msix_before_they_return() {
 }
 
 #[test]
+fn what_follows_a_write_sees_its_outcome_under_the_same_lock() {
+    let (_, device) = device();
+    let mut seen = None;
+    let effects = device
+        .pci
+        .config_write_then(header::COMMAND, &[6], |config, effects| {
+            seen = Some((config.bus_master(), effects));
+        });
+    assert_eq!(effects, Effects::MEMORY_DECODE | Effects::BUS_MASTER);
+    assert_eq!(seen, Some((true, effects)));
+}
+
+#[test]
 fn function_level_reset_resets_configuration_and_msix_and_says_all_it_changed() {
     let (recorder, device) = interrupting();
     let _ = device.config_write(0x10, &0xE000_0000_u32.to_le_bytes());
