@@ -1,6 +1,8 @@
 //! The kernel's checks of itself and of the machine below it: `selfcheck[=WHAT]` on its command
 //! line, used by the machine's own tests.
 
+mod pci;
+
 use crate::exit::{self, ExitCode};
 use crate::irq::{self, Vector};
 use crate::machine::Machine;
@@ -10,8 +12,9 @@ use crate::{call, port, println, time};
 const MILLISECOND: u64 = 1_000_000;
 
 /// Runs what the command line asks for: `selfcheck` alone says hello; `selfcheck=WHAT` is one of
-/// `panic`, `page-fault`, `invalid-opcode`, `ring0-fault`, `triple-fault`, `hang`, `halt`, `say-and-halt`,
-/// `unclaimed`, `exit` (with `value=`), `msi` (with `device=`, see [`msi`]).
+/// `panic`, `page-fault`, `invalid-opcode`, `ring0-fault`, `triple-fault`, `hang`, `halt`,
+/// `say-and-halt`, `unclaimed`, `exit` (with `value=`), `msi` (with `device=`), `pci` (with
+/// `class=`).
 pub fn run(machine: &mut Machine) -> ExitCode {
     let number = |key| machine.command_line.number(key);
     match machine.command_line.get("selfcheck").unwrap_or_default() {
@@ -46,6 +49,7 @@ pub fn run(machine: &mut Machine) -> ExitCode {
         }
         "exit" => exit::write(number("value").unwrap_or_default() as u8),
         "unclaimed" => unclaimed(),
+        "pci" => pci::run(machine),
         "msi" => msi(machine, number("device").unwrap_or_default()),
         other => {
             println!("selfcheck: unknown check {other}");

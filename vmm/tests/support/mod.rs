@@ -1,5 +1,7 @@
 //! What the machine's tests share.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{Access, MsiX, Place};
+use super::{Access, BAR_WINDOW, MsiX, Place};
 use crate::mmio::Mmio;
 
 const COMMAND: u16 = 0x04;
@@ -99,6 +99,23 @@ impl Function {
     #[must_use]
     pub fn bar(&self, index: usize) -> Option<Mmio> {
         self.bars.get(index).copied().flatten()
+    }
+
+    /// Moves a memory BAR to another address in the window for BARs. `None`, and nothing is
+    /// changed, when there is no such BAR or it cannot be there.
+    pub fn move_bar(&mut self, index: usize, base: u64) -> Option<Mmio> {
+        let bytes = self.bar(index)?.bytes();
+        let (start, end) = BAR_WINDOW;
+        let inside = start <= base && base <= end - bytes.min(end - start);
+        if !inside || !base.is_multiple_of(bytes) {
+            return None;
+        }
+        // The upper half of a 64-bit BAR is 0 since `place_bar`.
+        self.write32(BAR0 + 4 * index as u16, base as u32);
+        // SAFETY: the window holds BARs alone.
+        let bar = unsafe { Mmio::new(base, bytes) };
+        *self.bars.get_mut(index)? = Some(bar);
+        Some(bar)
     }
 
     /// Switches bus mastering (DMA and messages) on or off.
