@@ -2,7 +2,6 @@
 
 use crate::irq::Vector;
 use crate::mmio::Mmio;
-use crate::port;
 
 // SAFETY: the architectural address of the LAPIC's registers, which no memory overlaps.
 const REGISTERS: Mmio = unsafe { Mmio::new(0xfee0_0000, 0x1000) };
@@ -21,15 +20,8 @@ const MASKED: u32 = 1 << 16;
 const SOFTWARE_ENABLE: u32 = 1 << 8;
 const DIVIDE_BY_1: u32 = 0b1011;
 
-/// Masks the two legacy PICs, moved off the exceptions' vectors first, and enables the LAPIC.
+/// Enables the LAPIC and closes its way to the legacy PIC, whose lines `ring0.s` has masked.
 pub(crate) fn init() {
-    for (command, vector, cascade) in [(0x20, 0x20, 4), (0xa0, 0x28, 2)] {
-        port::write8(command, 0x11);
-        port::write8(command + 1, vector);
-        port::write8(command + 1, cascade);
-        port::write8(command + 1, 0x01);
-        port::write8(command + 1, 0xff);
-    }
     REGISTERS.write32(LVT_LINT0, MASKED);
     REGISTERS.write32(LVT_LINT1, MASKED);
     REGISTERS.write32(LVT_TIMER, MASKED);

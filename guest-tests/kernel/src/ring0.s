@@ -56,6 +56,11 @@ long_mode:
     lidt    idt_pointer(%rip)
     movl    $TSS_SELECTOR, %eax
     ltr     %ax
+    # Firmware may have left the PIT ticking through the PIC, at exceptions' vectors. Masked,
+    # not initialised: the first step of that would open all its lines.
+    movl    $0xff, %eax
+    outb    %al, $0x21
+    outb    %al, $0xa1
     movl    %ebx, %edi              # first argument: the start info's address
     pushq   $DATA3
     leaq    ring3_stack_top-8(%rip), %rax
