@@ -158,6 +158,81 @@ fn triple_fault_is_an_error_that_says_where() {
     );
 }
 
+/// An ELF whose PVH entry point, at 1 MiB, is `code`.
+fn elf(code: &[u8]) -> Vec<u8> {
+    const ENTRY: u64 = 0x10_0000;
+    const HEADERS: u64 = 64 + 2 * 56;
+    const NOTE: u64 = 24;
+    let program_header = |kind: u32, offset: u64, address: u64, bytes: u64| {
+        let words = [offset, address, address, bytes, bytes, 4];
+        let mut header = [kind.to_le_bytes(), 5_u32.to_le_bytes()].concat();
+        header.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        header
+    };
+    // ELF64, little-endian, version 1; executable, x86-64; two program headers behind it.
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    elf.extend([ENTRY, 64, 0].iter().flat_map(|word| word.to_le_bytes()));
+    elf.extend(
+        [0_u16, 0, 64, 56, 2, 0, 0, 0]
+            .iter()
+            .flat_map(|word| word.to_le_bytes()),
+    );
+    elf.extend(program_header(4, HEADERS, 0, NOTE));
+    elf.extend(program_header(1, HEADERS + NOTE, ENTRY, code.len() as u64));
+    elf.extend([4_u32, 8, 18].iter().flat_map(|word| word.to_le_bytes()));
+    elf.extend(b"Xen\0");
+    elf.extend(ENTRY.to_le_bytes());
+    elf.extend(code);
+    elf
+}
+
+#[test]
+fn guest_that_cannot_go_on_shows_its_code_and_on_pvm_the_reason() {
+    if !have_kvm() {
+        return;
+    }
+    // XORPS, UD2 with no IDT: hardware shuts down, PVM's emulator gives up.
+    let machine = Machine::new(MachineConfig {
+        kernel: elf(&[0x0f, 0x57, 0xc0, 0x0f, 0x0b]).into(),
+        timeout: Some(Duration::from_secs(20)),
+        ..MachineConfig::default()
+    });
+    let error = machine.expect("a machine").run().expect_err("no kernel");
+    let text = error.to_string();
+    println!("{text}");
+    assert!(
+        text.contains("ring 0, RIP 0x100000, bytes there 0f 57 c0 0f 0b"),
+        "{text}"
+    );
+    match error {
+        RunError::Internal { .. } if ferrite::machine::is_pvm() => {
+            assert!(
+                text.contains("KVM is PVM: ring 0 of the guest is emulated"),
+                "{text}"
+            );
+        }
+        error => assert!(matches!(error, RunError::TripleFault(_)), "{text}"),
+    }
+}
+
+#[test]
+fn kernel_without_pvh_entry_is_refused() {
+    if !have_kvm() {
+        return;
+    }
+    let mut kernel = elf(&[0xf4]);
+    kernel[64] = 0; // the note's program header is none
+    let config = MachineConfig {
+        kernel: kernel.into(),
+        ..MachineConfig::default()
+    };
+    let error = Machine::new(config)
+        .expect("a machine")
+        .run()
+        .expect_err("no entry");
+    assert!(error.to_string().contains("CONFIG_PVH"), "{error}");
+}
+
 #[test]
 fn time_allowed_ends_a_guest_that_spins_or_halts() {
     if !have_kvm() {
