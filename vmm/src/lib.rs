@@ -1,6 +1,13 @@
-//! Ferrite: the machine, and what hosts the drive.
+//! Ferrite: an emulated NVMe controller, and the machine it lives in.
+//!
+//! [`machine`] is the virtual machine (KVM, buses, PCI, serial port); [`nvme`] puts the controller
+//! on PCI, drives it with worker threads or steps it in this process; [`options`] reads the
+//! command line's lists; [`selftest`] boots the embedded test kernel on all of it.
 
 pub mod machine;
+pub mod nvme;
+pub mod options;
+pub mod selftest;
 
 /// The bare-metal test kernel (guest-tests/kernel): a PVH ELF, built by this crate's build script.
 pub static TEST_KERNEL: &[u8] = include_bytes!(env!("FERRITE_TEST_KERNEL"));

@@ -1,2 +1,154 @@
 //! The `ferrite` command.
-fn main() {}
+
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use ferrite::{
+    options::{NvmeOptions, parse_size},
+    selftest::{self, Format, Selftest, Style},
+};
+
+/// An emulated NVMe controller inside a small KVM virtual machine monitor.
+#[derive(Parser)]
+#[command(name = "ferrite", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot the built-in test kernel on KVM and run the conformance suite on the controller.
+    Selftest(SelftestArgs),
+}
+
+#[derive(Args)]
+#[command(after_long_help = format!("Keys of --nvme:\n{}", NvmeOptions::help()))]
+struct SelftestArgs {
+    /// Tests to run: globs over `group.name`, separated by commas; `!` excludes.
+    #[arg(long, value_name = "GLOBS", default_value = "")]
+    filter: String,
+    /// What to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Print a line for every test.
+    #[arg(long, short)]
+    verbose: bool,
+    /// List the tests with the rules they check, and run nothing.
+    #[arg(long)]
+    list: bool,
+    /// The controller; `--help` lists the keys. May be given several times.
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    nvme: Vec<String>,
+    /// The guest's memory.
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    memory: u64,
+    /// Seconds that the guest may run.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("FERRITE_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error")),
+        )
+        .init();
+    let Cli { command } = Cli::parse();
+    let result = match command {
+        Command::Selftest(args) => selftest(&args),
+    };
+    result.unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "ferrite: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn selftest(args: &SelftestArgs) -> anyhow::Result<ExitCode> {
+    if args.list {
+        return list(&args.filter);
+    }
+    let mut nvme = NvmeOptions::default();
+    // Two, so that what concerns several namespaces is tested too.
+    nvme.apply("namespaces=2,size=256M")?;
+    for list in &args.nvme {
+        nvme.apply(list)?;
+    }
+    let selftest = Selftest {
+        nvme,
+        filter: args.filter.clone(),
+        memory: args.memory,
+        timeout: Duration::from_secs(args.timeout),
+    };
+    let on_terminal = io::stdout().is_terminal();
+    let (tap, progress) = (
+        args.format == Format::Tap,
+        args.format == Format::Table && on_terminal,
+    );
+    let results = selftest::run(&selftest, move |line, report| {
+        if tap {
+            let _ = writeln!(io::stdout(), "{line}");
+        } else if progress && let Some(planned) = report.planned {
+            let _ = write!(
+                io::stdout(),
+                "\r\x1b[K{}/{planned} tests",
+                report.tests.len()
+            );
+            let _ = io::stdout().flush();
+        }
+    })?;
+    if progress {
+        let _ = write!(io::stdout(), "\r\x1b[K");
+    }
+    let style = if on_terminal {
+        Style::Terminal
+    } else {
+        Style::Plain
+    };
+    let mut text = String::new();
+    match args.format {
+        Format::Table => results.write_table(&mut text, style, args.verbose)?,
+        Format::Json => text = format!("{:#}\n", results.to_json()),
+        Format::Tap => {
+            if let Some(trouble) = results.trouble() {
+                text = format!("Bail out! {trouble}\n");
+            }
+        }
+    }
+    print_all(&text)?;
+    Ok(if results.good() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn list(filter: &str) -> anyhow::Result<ExitCode> {
+    let filter = nvme_suite::Filter::new(filter);
+    let mut text = String::new();
+    for test in nvme_suite::tests().filter(|test| filter.matches(&test.full_name())) {
+        text += &format!(
+            "{}\n    {} ({})\n",
+            test.full_name(),
+            test.rule,
+            test.section
+        );
+    }
+    print_all(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints; a reader who has gone away is no error.
+fn print_all(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("standard output"),
+    }
+}

@@ -3,4 +3,14 @@
 #![no_std]
 #![no_main]
 
-guest_kernel::program!(guest_kernel::selfcheck::run);
+use guest_kernel::{ExitCode, Machine, conformance, selfcheck};
+
+fn run(machine: &mut Machine) -> ExitCode {
+    if machine.command_line.has("selfcheck") {
+        selfcheck::run(machine)
+    } else {
+        conformance::run(machine)
+    }
+}
+
+guest_kernel::program!(run);

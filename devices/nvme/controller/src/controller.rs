@@ -201,13 +201,9 @@ impl Shared {
             Register::Aqa => u32::from(registers.aqa).into(),
             Register::Asq => registers.asq,
             Register::Acq => registers.acq,
-            // Masks belong to pin interrupts, which this function has not; the rest is optional.
-            Register::Intms
-            | Register::Intmc
-            | Register::Nssr
-            | Register::Cmbloc
-            | Register::Cmbsz
-            | Register::Crto => 0,
+            Register::Intms | Register::Intmc => registers.interrupt_mask.into(),
+            // Optional, and absent.
+            Register::Nssr | Register::Cmbloc | Register::Cmbsz | Register::Crto => 0,
         }
     }
 
@@ -224,6 +220,8 @@ impl Shared {
                     self.step(&mut registers, event);
                 }
             }
+            Register::Intms => registers.interrupt_mask |= value,
+            Register::Intmc => registers.interrupt_mask &= !value,
             Register::Aqa if disabled => registers.aqa = registers::aqa(value),
             Register::Asq if disabled => {
                 let value = registers::merge(registers.asq, half, data);

@@ -30,6 +30,9 @@ pub(crate) struct Registers {
     pub(crate) aqa: Aqa,
     pub(crate) asq: u64,
     pub(crate) acq: u64,
+    /// INTMS and INTMC. It masks pin interrupts, which this function does not raise; MSI-X has
+    /// masks of its own (Base 3.1.4.3).
+    pub(crate) interrupt_mask: u32,
     pub(crate) lifecycle: Lifecycle,
     /// Counts the times the shards were asked to quiesce.
     pub(crate) epoch: Epoch,
@@ -44,6 +47,7 @@ impl Registers {
             aqa: Aqa::new(),
             asq: 0,
             acq: 0,
+            interrupt_mask: 0,
             lifecycle: Lifecycle::Disabled,
             epoch: 0,
             quiesce_left: 0,
@@ -226,9 +230,6 @@ mod tests {
             [None, None]
         );
         assert_eq!(registers.cc, enabled.with_iosqes(6));
-        assert_eq!(
-            registers.write_cc(!1),
-            [Some(Event::Disable), None]
-        );
+        assert_eq!(registers.write_cc(!1), [Some(Event::Disable), None]);
     }
 }

@@ -1,0 +1,304 @@
+//! The controller in this process: no KVM, no thread, a stepped clock.
+//!
+//! [`InProcess`] is a host driver's [`Transport`] to an [`NvmeFunction`] whose shards it polls
+//! itself, in an order that a seed decides. The same seed and the same calls give the same run.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use nvme::{Controller, ControllerConfig, Shard};
+use nvme_host::Transport;
+use pci::{
+    MsiMessage, MsiRouter, PciFunction,
+    capability::{self, msix},
+    header::{self, Command},
+};
+use storage::{GuestRam, GuestRamHandle};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+
+use super::{
+    FunctionError, NvmeFunction, NvmePciIds,
+    function::{MSIX_BAR, REGISTER_BAR},
+};
+
+/// Guest memory of the in-process machine, in bytes.
+const MEMORY_BYTES: u64 = 160 << 20;
+/// Where DMA memory starts: nothing lies below it.
+const DMA_BASE: u64 = 1 << 20;
+/// What the Transport contract promises.
+const DMA_ALIGN: u64 = 64 * 1024;
+/// How far a [`relax`](Transport::relax) moves the clock, in nanoseconds.
+const STEP_NS: u64 = 1_000;
+/// Commands a shard may fetch in a step.
+const BUDGET: u32 = 16;
+/// Where an MSI-X table entry has its message data and its vector control (PCI 3.0 6.8.2).
+const MESSAGE_DATA: u64 = 8;
+const VECTOR_CONTROL: u64 = 12;
+
+/// Where the vectors end: each has a count.
+struct Counts {
+    signals: Box<[AtomicU64]>,
+    messages: Mutex<Vec<Option<MsiMessage>>>,
+}
+
+impl MsiRouter for Counts {
+    fn route(&self, vector: u16, message: Option<MsiMessage>) {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = messages.get_mut(usize::from(vector)) {
+            *place = message;
+        }
+    }
+
+    fn signal(&self, vector: u16) {
+        if let Some(count) = self.signals.get(usize::from(vector)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A controller with memory, interrupts and time of its own, all in this process.
+pub struct InProcess {
+    function: NvmeFunction,
+    shards: Vec<Shard>,
+    counts: Arc<Counts>,
+    memory: GuestRamHandle,
+    dma_next: u64,
+    now_ns: u64,
+    schedule: u64,
+    msix_control: u16,
+}
+
+impl InProcess {
+    /// A controller ready for a driver: bus master on, every vector enabled with a message.
+    ///
+    /// `seed` decides the order in which the shards are polled.
+    ///
+    /// # Errors
+    /// When the configuration breaks a rule, which the error names.
+    ///
+    /// # Panics
+    /// When the host has no memory for the guest's.
+    pub fn new(config: ControllerConfig, seed: u64) -> Result<Self, FunctionError> {
+        let size = usize::try_from(MEMORY_BYTES).unwrap_or(usize::MAX);
+        #[expect(
+            clippy::expect_used,
+            reason = "a test harness without its memory cannot go on"
+        )]
+        let ram = GuestRam::from_ranges(&[(GuestAddress(0), size)]).expect("guest memory");
+        let memory = GuestRamHandle::new(ram);
+        let vectors = config.vectors;
+        let counts = Arc::new(Counts {
+            signals: (0..vectors).map(|_| AtomicU64::new(0)).collect(),
+            messages: Mutex::new(vec![None; usize::from(vectors)]),
+        });
+        let ids = NvmePciIds::default();
+        let (function, shards) = NvmeFunction::new(config, ids, memory.clone(), counts.clone())?;
+        let msix_control =
+            capability_offset(&function, capability::ID_MSIX) + msix::MESSAGE_CONTROL;
+        let mut machine = Self {
+            function,
+            shards,
+            counts,
+            memory,
+            dma_next: DMA_BASE,
+            now_ns: 0,
+            // A generator that starts at 0 stays there.
+            schedule: seed | 1,
+            msix_control,
+        };
+        machine.start(vectors);
+        Ok(machine)
+    }
+
+    /// What firmware and an operating system do before a driver starts.
+    fn start(&mut self, vectors: u16) {
+        for vector in 0..vectors {
+            let entry = u64::from(vector) * msix::ENTRY_SIZE;
+            let message = 0xFEE0_0000u64.to_le_bytes();
+            self.function.bar_write(MSIX_BAR, entry, &message);
+            self.function.bar_write(
+                MSIX_BAR,
+                entry + MESSAGE_DATA,
+                &u32::from(vector).to_le_bytes(),
+            );
+            self.mask_vector(vector, false);
+        }
+        self.set_msix_control(true, false);
+        let command = Command::MEMORY_SPACE | Command::BUS_MASTER;
+        let _ = self
+            .function
+            .config_write(header::COMMAND, &command.bits().to_le_bytes());
+    }
+
+    fn set_msix_control(&self, enable: bool, function_mask: bool) {
+        let mut control = msix::MessageControl::empty();
+        control.set(msix::MessageControl::ENABLE, enable);
+        control.set(msix::MessageControl::FUNCTION_MASK, function_mask);
+        let _ = self
+            .function
+            .config_write(self.msix_control, &control.bits().to_le_bytes());
+    }
+
+    /// The controller, for its counters and its lifecycle.
+    #[must_use]
+    pub const fn controller(&self) -> &Arc<Controller> {
+        self.function.controller()
+    }
+
+    /// The PCI function, for what a driver does not do.
+    #[must_use]
+    pub const fn function(&self) -> &NvmeFunction {
+        &self.function
+    }
+
+    /// Moves the clock without polling anything.
+    pub const fn advance(&mut self, ns: u64) {
+        self.now_ns = self.now_ns.saturating_add(ns);
+    }
+
+    /// Polls every shard once, in an order of the seed.
+    pub fn step(&mut self) {
+        // xorshift64: the order need only vary.
+        self.schedule ^= self.schedule << 13;
+        self.schedule ^= self.schedule >> 7;
+        self.schedule ^= self.schedule << 17;
+        let count = self.shards.len();
+        let first =
+            usize::try_from(self.schedule % count.max(1) as u64).map_or(0, |n| n.min(count));
+        let (late, early) = self.shards.split_at_mut(first);
+        for shard in early.iter_mut().chain(late) {
+            shard.poll(self.now_ns, BUDGET);
+        }
+    }
+
+    /// Whether every shard would go to sleep now.
+    pub fn all_idle(&mut self) -> bool {
+        self.shards.iter_mut().all(|shard| {
+            let idle = shard.park();
+            shard.unpark();
+            idle
+        })
+    }
+
+    fn ram(&self) -> impl std::ops::Deref<Target = GuestRam> {
+        self.memory.memory()
+    }
+}
+
+/// Where a capability is; the function has the ones that are asked for.
+fn capability_offset(function: &NvmeFunction, id: u8) -> u16 {
+    let byte = |offset: u16| {
+        let mut data = [0];
+        function.config_read(offset, &mut data);
+        data[0]
+    };
+    let mut at = u16::from(byte(header::CAPABILITIES_POINTER));
+    while at != 0 && byte(at) != id {
+        at = u16::from(byte(at + 1));
+    }
+    at
+}
+
+impl Transport for InProcess {
+    fn bar_read(&mut self, offset: u64, data: &mut [u8]) {
+        self.function.bar_read(REGISTER_BAR, offset, data);
+    }
+
+    fn bar_write(&mut self, offset: u64, data: &[u8]) {
+        self.function.bar_write(REGISTER_BAR, offset, data);
+    }
+
+    fn config_read32(&mut self, offset: u16) -> u32 {
+        let mut data = [0; 4];
+        self.function.config_read(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn config_write32(&mut self, offset: u16, value: u32) {
+        let _ = self.function.config_write(offset, &value.to_le_bytes());
+    }
+
+    fn dma_alloc(&mut self, bytes: u64) -> Option<u64> {
+        let address = self.dma_next;
+        let end = address
+            .checked_add(bytes)?
+            .checked_next_multiple_of(DMA_ALIGN)?;
+        if end > MEMORY_BYTES {
+            return None;
+        }
+        self.dma_next = end;
+        let zeroes = vec![0; usize::try_from(bytes).ok()?];
+        self.mem_write(address, &zeroes);
+        Some(address)
+    }
+
+    fn dma_reset(&mut self) {
+        self.dma_next = DMA_BASE;
+    }
+
+    fn memory_end(&self) -> u64 {
+        MEMORY_BYTES
+    }
+
+    fn mem_read(&self, address: u64, data: &mut [u8]) {
+        if self.ram().read_slice(data, GuestAddress(address)).is_err() {
+            data.fill(u8::MAX);
+        }
+    }
+
+    fn mem_write(&mut self, address: u64, data: &[u8]) {
+        // Nowhere takes nothing.
+        let _ = self.ram().write_slice(data, GuestAddress(address));
+    }
+
+    fn mem_load32(&self, address: u64) -> u32 {
+        self.ram()
+            .load(GuestAddress(address), Ordering::Acquire)
+            .unwrap_or(u32::MAX)
+    }
+
+    fn vectors(&self) -> u16 {
+        u16::try_from(self.counts.signals.len()).unwrap_or(u16::MAX)
+    }
+
+    fn interrupts(&mut self, vector: u16) -> u64 {
+        let count = self.counts.signals.get(usize::from(vector));
+        count.map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    fn wait_interrupt(&mut self, vector: u16, seen: u64, timeout_ns: u64) -> bool {
+        let end = self.now_ns.saturating_add(timeout_ns);
+        while self.interrupts(vector) == seen {
+            if self.now_ns >= end {
+                return false;
+            }
+            self.relax();
+        }
+        true
+    }
+
+    fn mask_vector(&mut self, vector: u16, masked: bool) {
+        let at = u64::from(vector) * msix::ENTRY_SIZE + VECTOR_CONTROL;
+        self.function
+            .bar_write(MSIX_BAR, at, &u32::from(masked).to_le_bytes());
+    }
+
+    fn vector_pending(&mut self, vector: u16) -> bool {
+        self.function.msix_pending(vector)
+    }
+
+    fn mask_function(&mut self, masked: bool) {
+        self.set_msix_control(true, masked);
+    }
+
+    fn now_ns(&mut self) -> u64 {
+        self.now_ns
+    }
+
+    fn relax(&mut self) {
+        self.advance(STEP_NS);
+        self.step();
+    }
+}

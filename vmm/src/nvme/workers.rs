@@ -1,0 +1,154 @@
+//! Worker threads: each polls one shard, and sleeps on an eventfd when there is nothing to do.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nvme::{Controller, Shard, Wake};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    fd::OwnedFd,
+};
+use thiserror::Error;
+
+/// Commands a poll may fetch before it looks at its mailbox again.
+const BUDGET: u32 = 64;
+
+/// How the worker threads wait for work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WaitPolicy {
+    /// How long a worker polls without finding work before it sleeps.
+    pub spin: Duration,
+}
+
+impl Default for WaitPolicy {
+    /// 20 microseconds: about what waking a thread costs.
+    fn default() -> Self {
+        Self {
+            spin: Duration::from_micros(20),
+        }
+    }
+}
+
+/// The threads could not be started.
+#[derive(Debug, Error)]
+#[error("a worker thread cannot be started: {0}")]
+pub struct WorkersError(#[source] io::Error);
+
+impl<E: Into<io::Error>> From<E> for WorkersError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+/// Running worker threads; they end when this is dropped.
+pub struct Workers {
+    threads: Vec<Worker>,
+}
+
+struct Worker {
+    stop: Arc<AtomicBool>,
+    wake: Arc<WakeFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Wakes a worker by an eventfd.
+struct WakeFd(OwnedFd);
+
+impl Wake for WakeFd {
+    fn wake(&self) {
+        // A full counter is a wake-up already.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl Workers {
+    /// Starts a thread for each shard.
+    ///
+    /// # Errors
+    /// When the kernel gives no eventfd or thread.
+    pub fn start(
+        controller: &Controller,
+        shards: Vec<Shard>,
+        policy: WaitPolicy,
+    ) -> Result<Self, WorkersError> {
+        let mut workers = Self {
+            threads: Vec::with_capacity(shards.len()),
+        };
+        let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
+        for shard in shards {
+            let stop = Arc::new(AtomicBool::new(false));
+            let wake = Arc::new(WakeFd(eventfd(0, flags)?));
+            controller.set_waker(shard.id(), wake.clone());
+            let (stopped, woken) = (stop.clone(), wake.clone());
+            let thread = thread::Builder::new()
+                .name(format!("nvme-{}", shard.id()))
+                .spawn(move || run(shard, &stopped, &woken.0, policy))?;
+            workers.threads.push(Worker {
+                stop,
+                wake,
+                thread: Some(thread),
+            });
+        }
+        Ok(workers)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for worker in &self.threads {
+            worker.stop.store(true, Ordering::Release);
+            worker.wake.wake();
+        }
+        for worker in &mut self.threads {
+            if let Some(Err(panic)) = worker.thread.take().map(JoinHandle::join)
+                && !thread::panicking()
+            {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+fn run(mut shard: Shard, stop: &AtomicBool, wake: &OwnedFd, policy: WaitPolicy) {
+    let start = Instant::now();
+    let now = || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let mut idle_since: Option<Instant> = None;
+    while !stop.load(Ordering::Acquire) {
+        let progress = shard.poll(now(), BUDGET);
+        if progress.commands > 0 || progress.completions > 0 || progress.more {
+            idle_since = None;
+            continue;
+        }
+        let since = *idle_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < policy.spin {
+            std::hint::spin_loop();
+            continue;
+        }
+        if shard.park() {
+            wait(
+                wake,
+                progress.deadline_ns.map(|at| at.saturating_sub(now())),
+            );
+            shard.unpark();
+        }
+        idle_since = None;
+    }
+}
+
+/// Sleeps until the eventfd is written or `timeout_ns` has passed.
+fn wait(wake: &OwnedFd, timeout_ns: Option<u64>) {
+    let timeout = timeout_ns.map(|ns| Timespec {
+        tv_sec: i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(ns % 1_000_000_000).unwrap_or(0),
+    });
+    // An interrupted wait only polls early, and an empty counter reads nothing.
+    let _ = poll(&mut [PollFd::new(wake, PollFlags::IN)], timeout.as_ref());
+    let _ = rustix::io::read(wake, &mut [0u8; 8]);
+}

@@ -1,0 +1,9 @@
+//! Options of the command line: `key=value` lists, sizes, and what they mean.
+
+mod keys;
+mod nvme;
+mod size;
+
+pub use keys::OptionError;
+pub use nvme::{Backend, NamespaceOptions, NvmeOptions};
+pub use size::{Size, parse_size};

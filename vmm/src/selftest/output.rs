@@ -1,0 +1,305 @@
+//! What `selftest` prints: a table for people, TAP and JSON for programs.
+
+use std::{
+    fmt::{self, Write},
+    time::Duration,
+};
+
+use nvme_suite::{Stop, tap::TestResult};
+use serde_json::{Value, json};
+
+use super::Results;
+use crate::options::Size;
+
+/// A form of output.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Format {
+    /// A summary for people.
+    #[default]
+    Table,
+    /// The guest's own lines, Test Anything Protocol 13.
+    Tap,
+    /// One JSON object.
+    Json,
+}
+
+/// Whether colours are used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Style {
+    /// Colours.
+    Terminal,
+    /// None.
+    Plain,
+}
+
+impl Style {
+    const fn wrap(self, code: &'static str) -> (&'static str, &'static str) {
+        match self {
+            Self::Terminal => (code, "\x1b[0m"),
+            Self::Plain => ("", ""),
+        }
+    }
+}
+
+const RED: &str = "\x1b[31m";
+const GREEN: &str = "\x1b[32m";
+const BOLD: &str = "\x1b[1m";
+
+/// The results of a group's tests.
+struct Group<'a> {
+    name: &'a str,
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+fn groups(tests: &[TestResult]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for test in tests {
+        let name = test.group();
+        if groups.last().is_none_or(|group| group.name != name) {
+            groups.push(Group {
+                name,
+                passed: 0,
+                failed: 0,
+                skipped: 0,
+            });
+        }
+        let Some(group) = groups.last_mut() else {
+            continue;
+        };
+        match test.outcome {
+            Ok(()) => group.passed += 1,
+            Err(Stop::Failed(_)) => group.failed += 1,
+            Err(Stop::Skipped(_)) => group.skipped += 1,
+        }
+    }
+    groups
+}
+
+impl Results {
+    /// Writes the summary for people; with `verbose` a line for every test.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_table(&self, out: &mut dyn Write, style: Style, verbose: bool) -> fmt::Result {
+        self.write_found(out)?;
+        let (bold, off) = style.wrap(BOLD);
+        writeln!(
+            out,
+            "\n{bold}{:<14}{:>8}{:>8}{:>8}{off}",
+            "group", "passed", "failed", "skipped"
+        )?;
+        for group in groups(&self.report.tests) {
+            let Group {
+                name,
+                passed,
+                failed,
+                skipped,
+            } = group;
+            let (colour, off) = style.wrap(if failed > 0 { RED } else { "" });
+            writeln!(
+                out,
+                "{colour}{name:<14}{passed:>8}{failed:>8}{skipped:>8}{off}"
+            )?;
+            if verbose {
+                let tests = self.report.tests.iter().filter(|test| test.group() == name);
+                tests
+                    .into_iter()
+                    .try_for_each(|test| write_test(out, style, test))?;
+            }
+        }
+        if !verbose {
+            let notable = self
+                .report
+                .tests
+                .iter()
+                .filter(|test| test.outcome.is_err());
+            for (index, test) in notable.enumerate() {
+                if index == 0 {
+                    writeln!(out)?;
+                }
+                write_test(out, style, test)?;
+            }
+        }
+        self.write_figures(out)?;
+        if let Some(trouble) = self.trouble() {
+            let (red, off) = style.wrap(RED);
+            writeln!(out, "\n{red}{trouble}{off}")?;
+        }
+        let (passed, failed, skipped) = self.totals();
+        let (colour, off) = style.wrap(if self.good() { GREEN } else { RED });
+        writeln!(
+            out,
+            "\n{colour}{passed} passed, {failed} failed, {skipped} skipped{off}"
+        )
+    }
+
+    fn write_found(&self, out: &mut dyn Write) -> fmt::Result {
+        let found = &self.report.facts.found;
+        let (major, minor, _) = found.version;
+        writeln!(
+            out,
+            "controller    {}, serial {}, firmware {}, NVMe {major}.{minor}",
+            found.model, found.serial, found.firmware
+        )?;
+        writeln!(
+            out,
+            "queues        {} submission and {} completion, of up to {} entries",
+            found.submission_queues, found.completion_queues, found.queue_entries
+        )?;
+        let transfer = match found.max_transfer_bytes {
+            0 => "without limit".to_string(),
+            bytes => format!("up to {}", Size(bytes)),
+        };
+        writeln!(out, "vectors       {} used (MSI-X)", found.vectors)?;
+        writeln!(
+            out,
+            "transfers     {transfer}, memory pages of {} to {}",
+            Size(found.min_page_bytes),
+            Size(found.max_page_bytes)
+        )?;
+        for ns in &found.namespaces {
+            let bytes = Size(ns.blocks.saturating_mul(ns.block_bytes));
+            let (nsid, blocks, lba) = (ns.nsid, ns.blocks, Size(ns.block_bytes));
+            writeln!(out, "namespace {nsid:<3} {bytes}: {blocks} blocks of {lba}")?;
+        }
+        Ok(())
+    }
+
+    fn write_figures(&self, out: &mut dyn Write) -> fmt::Result {
+        let stats = &self.stats;
+        writeln!(
+            out,
+            "\ncommands      {} ({} admin, {} I/O), {} interrupts",
+            stats.admin_commands + stats.io_commands,
+            stats.admin_commands,
+            stats.io_commands,
+            stats.interrupts
+        )?;
+        writeln!(
+            out,
+            "data          {} written, {} read",
+            mebibytes(stats.bytes_written),
+            mebibytes(stats.bytes_read)
+        )?;
+        let kinds: Vec<String> = self
+            .exits
+            .iter()
+            .filter(|&(_, count)| count > 0)
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect();
+        writeln!(
+            out,
+            "VM exits      {}: {}",
+            self.exits.total(),
+            kinds.join(", ")
+        )?;
+        writeln!(
+            out,
+            "time          {} ({} in the guest)",
+            seconds(self.total_time),
+            seconds(self.guest_time)
+        )
+    }
+
+    fn totals(&self) -> (usize, usize, usize) {
+        groups(&self.report.tests)
+            .iter()
+            .fold((0, 0, 0), |(passed, failed, skipped), group| {
+                (
+                    passed + group.passed,
+                    failed + group.failed,
+                    skipped + group.skipped,
+                )
+            })
+    }
+
+    /// Everything as one JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let found = &self.report.facts.found;
+        let (major, minor, tertiary) = found.version;
+        let (passed, failed, skipped) = self.totals();
+        let namespaces: Vec<Value> = found
+            .namespaces
+            .iter()
+            .map(|ns| json!({ "nsid": ns.nsid, "blocks": ns.blocks, "lba_bytes": ns.block_bytes }))
+            .collect();
+        let groups: Vec<Value> = groups(&self.report.tests)
+            .iter()
+            .map(|group| {
+                json!({
+                    "name": group.name, "passed": group.passed, "failed": group.failed,
+                    "skipped": group.skipped,
+                })
+            })
+            .collect();
+        let exits: serde_json::Map<String, Value> = self
+            .exits
+            .iter()
+            .map(|(kind, count)| (kind.replace(' ', "_"), count.into()))
+            .collect();
+        json!({
+            "passed": self.good(),
+            "trouble": self.trouble(),
+            "controller": {
+                "model": found.model,
+                "serial": found.serial,
+                "firmware": found.firmware,
+                "version": format!("{major}.{minor}.{tertiary}"),
+                "submission_queues": found.submission_queues,
+                "completion_queues": found.completion_queues,
+                "queue_entries": found.queue_entries,
+                "vectors": found.vectors,
+                "max_transfer_bytes": found.max_transfer_bytes,
+                "namespaces": namespaces,
+            },
+            "groups": groups,
+            "tests": self.report.tests.iter().map(test_json).collect::<Vec<_>>(),
+            "summary": { "passed": passed, "failed": failed, "skipped": skipped },
+            "commands": {
+                "admin": self.stats.admin_commands,
+                "io": self.stats.io_commands,
+                "interrupts": self.stats.interrupts,
+                "bytes_written": self.stats.bytes_written,
+                "bytes_read": self.stats.bytes_read,
+            },
+            "vm_exits": exits,
+            "seconds": { "total": self.total_time.as_secs_f64(), "guest": self.guest_time.as_secs_f64() },
+        })
+    }
+}
+
+fn write_test(out: &mut dyn Write, style: Style, test: &TestResult) -> fmt::Result {
+    match &test.outcome {
+        Ok(()) => writeln!(out, "  ok      {} ({} us)", test.name, test.elapsed_us),
+        Err(Stop::Skipped(reason)) => writeln!(out, "  skipped {}: {reason}", test.name),
+        Err(Stop::Failed(message)) => {
+            let (red, off) = style.wrap(RED);
+            writeln!(out, "  {red}FAILED  {}{off}: {message}", test.name)?;
+            writeln!(out, "          rule: {} ({})", test.rule, test.section)
+        }
+    }
+}
+
+fn test_json(test: &TestResult) -> Value {
+    let (outcome, message) = match &test.outcome {
+        Ok(()) => ("passed", None),
+        Err(Stop::Failed(message)) => ("failed", Some(message)),
+        Err(Stop::Skipped(reason)) => ("skipped", Some(reason)),
+    };
+    json!({
+        "name": test.name, "group": test.group(), "outcome": outcome, "message": message,
+        "microseconds": test.elapsed_us,
+    })
+}
+
+fn mebibytes(bytes: u64) -> String {
+    let tenths = (bytes * 10) >> 20;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}

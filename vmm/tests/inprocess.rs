@@ -1,0 +1,144 @@
+//! The conformance suite on the controller in this process: no KVM, no thread, a stepped clock.
+//!
+//! The same list runs in the guest (`ferrite selftest`). Here it runs over block sizes, queue
+//! counts, shards and schedules that would take too long there.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::{fmt::Write, sync::Arc};
+
+use ferrite::nvme::inprocess::InProcess;
+use nvme::{CacheMode, ControllerConfig, NamespaceConfig};
+use nvme_suite::{Event, Filter, Stop, Summary};
+use storage::ram::Ram;
+
+fn namespace(lba_bytes: u32) -> NamespaceConfig {
+    let device = Arc::new(Ram::new(256 << 20).expect("memory"));
+    NamespaceConfig { device, lba_bytes }
+}
+
+/// The configuration that most tests start from: two namespaces of a block size.
+fn config(lba_bytes: u32) -> ControllerConfig {
+    ControllerConfig {
+        namespaces: vec![namespace(lba_bytes), namespace(lba_bytes)],
+        ..ControllerConfig::default()
+    }
+}
+
+/// Runs the suite and panics with every failure, the configuration and the seed.
+fn suite(config: ControllerConfig, seed: u64, filter: &str) -> Summary {
+    let what = format!("{config:?} seed {seed}");
+    let mut machine = InProcess::new(config, seed).expect(&what);
+    let mut failures = String::new();
+    let summary = nvme_suite::run(
+        &mut machine,
+        &Filter::new(filter),
+        &mut |event| match event {
+            Event::Finished {
+                test,
+                outcome: Err(Stop::Failed(message)),
+                ..
+            } => {
+                let _ = write!(
+                    failures,
+                    "\n{}: {message}\n    {}",
+                    test.full_name(),
+                    test.rule
+                );
+            }
+            Event::BailOut(reason) => {
+                let _ = write!(failures, "\nbail out: {reason}");
+            }
+            _ => {}
+        },
+    );
+    assert!(summary.good(), "{what}:{failures}");
+    summary
+}
+
+#[test]
+fn every_block_size_passes() {
+    for lba_bytes in [512, 4096, 16384, 65536] {
+        suite(config(lba_bytes), 1, "");
+    }
+}
+
+#[test]
+fn few_queues_and_vectors_pass() {
+    for (io_queues, vectors) in [(1, 1), (1, 2), (8, 9), (8, 2)] {
+        suite(
+            ControllerConfig {
+                io_queues,
+                vectors,
+                ..config(4096)
+            },
+            2,
+            "",
+        );
+    }
+}
+
+#[test]
+fn one_namespace_and_mixed_block_sizes_pass() {
+    let one = vec![namespace(512)];
+    suite(
+        ControllerConfig {
+            namespaces: one,
+            ..config(512)
+        },
+        3,
+        "",
+    );
+    let mixed = vec![namespace(512), namespace(65536), namespace(4096)];
+    suite(
+        ControllerConfig {
+            namespaces: mixed,
+            ..config(512)
+        },
+        3,
+        "",
+    );
+}
+
+#[test]
+fn small_queues_and_transfers_pass() {
+    for (queue_entries, mdts_bytes) in [(2, 4096), (16, 8192), (1024, 64 << 20)] {
+        suite(
+            ControllerConfig {
+                queue_entries,
+                mdts_bytes,
+                ..config(4096)
+            },
+            4,
+            "",
+        );
+    }
+}
+
+#[test]
+fn a_volatile_cache_passes() {
+    suite(
+        ControllerConfig {
+            cache: CacheMode::Volatile,
+            ..config(512)
+        },
+        5,
+        "",
+    );
+}
+
+#[test]
+fn any_number_of_shards_under_any_schedule_passes() {
+    for shards in 1..=4 {
+        for seed in 0..6 {
+            suite(
+                ControllerConfig {
+                    shards,
+                    ..config(4096)
+                },
+                seed * 0x9E37_79B9 + 7,
+                "",
+            );
+        }
+    }
+}
