@@ -324,6 +324,7 @@ impl DeviceMmio for Messenger {
             8 => {
                 message.data = value32;
                 self.msi.route(Self::VECTOR, Some(*message));
+                self.msi.commit();
             }
             _ if value == 0 => self.msi.signal(Self::VECTOR),
             _ => self

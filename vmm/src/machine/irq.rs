@@ -32,6 +32,8 @@ struct Table {
     next_gsi: u32,
     limit: u32,
     messages: BTreeMap<u32, MsiMessage>,
+    /// KVM does not have all of `messages` yet.
+    changed: bool,
 }
 
 impl IrqRoutes {
@@ -44,6 +46,7 @@ impl IrqRoutes {
                 next_gsi: IOAPIC_PINS,
                 limit,
                 messages,
+                changed: false,
             }),
         }
     }
@@ -89,17 +92,22 @@ impl IrqRoutes {
         })
     }
 
-    /// Sets many GSIs' messages with one call to KVM, if any of them is new.
-    fn set(&self, changes: impl IntoIterator<Item = (u32, Option<MsiMessage>)>) {
+    /// Notes a GSI's message; [`commit`](Self::commit) tells KVM.
+    fn record(&self, gsi: u32, message: Option<MsiMessage>) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = false;
-        for (gsi, message) in changes {
-            changed |= match message {
-                Some(message) => table.messages.insert(gsi, message) != Some(message),
-                None => table.messages.remove(&gsi).is_some(),
-            };
+        table.changed |= match message {
+            Some(message) => table.messages.insert(gsi, message) != Some(message),
+            None => table.messages.remove(&gsi).is_some(),
+        };
+    }
+
+    /// Tells KVM of every change since the last time, in one call.
+    fn commit(&self) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::take(&mut table.changed) {
+            return;
         }
-        if changed && let Err(error) = self.write(&table.messages) {
+        if let Err(error) = self.write(&table.messages) {
             // The guest's interrupt is lost, which it will notice; nothing here can mend it.
             tracing::error!(%error, "interrupt routes");
         }
@@ -154,8 +162,12 @@ impl MsiBlock {
 impl MsiRouter for MsiBlock {
     fn route(&self, vector: u16, message: Option<MsiMessage>) {
         if self.event(vector).is_some() {
-            self.routes.set([(self.first + u32::from(vector), message)]);
+            self.routes.record(self.first + u32::from(vector), message);
         }
+    }
+
+    fn commit(&self) {
+        self.routes.commit();
     }
 
     fn signal(&self, vector: u16) {
