@@ -27,5 +27,9 @@ pub fn run(machine: &mut Machine) -> ExitCode {
         let _ = tap::write(&mut lines, &event);
         print!("{lines}");
     });
-    if summary.good() { ExitCode::Success } else { ExitCode::Failure }
+    if summary.good() {
+        ExitCode::Success
+    } else {
+        ExitCode::Failure
+    }
 }

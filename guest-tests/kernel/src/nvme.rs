@@ -37,13 +37,19 @@ impl<'m> PciTransport<'m> {
     /// What is missing, as a sentence.
     pub fn find(machine: &'m mut Machine) -> Result<Self, String> {
         let bus = machine.pci.as_mut().ok_or("there is no PCI bus")?;
-        let mut function =
-            bus.find_class(CLASS_NVME).ok_or("there is no NVMe controller on PCI bus 0")?;
-        bus.set_up(&mut function).map_err(|error| format!("the controller's BARs: {error:?}"))?;
-        let registers = function.bar(REGISTER_BAR).ok_or("the controller's BAR0 has no address")?;
+        let mut function = bus
+            .find_class(CLASS_NVME)
+            .ok_or("there is no NVMe controller on PCI bus 0")?;
+        bus.set_up(&mut function)
+            .map_err(|error| format!("the controller's BARs: {error:?}"))?;
+        let registers = function
+            .bar(REGISTER_BAR)
+            .ok_or("the controller's BAR0 has no address")?;
         function.set_bus_master(true);
         let msix = function.msix();
-        let vectors = msix.as_ref().map_or(0, |msix| msix.vectors().min(Vector::AVAILABLE));
+        let vectors = msix
+            .as_ref()
+            .map_or(0, |msix| msix.vectors().min(Vector::AVAILABLE));
         if let Some(msix) = &msix {
             for entry in 0..vectors {
                 if let Some(vector) = Vector::device(entry) {
@@ -140,7 +146,9 @@ impl Transport for PciTransport<'_> {
     }
 
     fn vector_pending(&mut self, vector: u16) -> bool {
-        self.msix.as_ref().is_some_and(|msix| msix.is_pending(vector))
+        self.msix
+            .as_ref()
+            .is_some_and(|msix| msix.is_pending(vector))
     }
 
     fn mask_function(&mut self, masked: bool) {
