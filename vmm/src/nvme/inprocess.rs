@@ -1,11 +1,16 @@
-//! The controller in this process: no KVM, no thread, a stepped clock.
+//! The controller in this process, without KVM.
 //!
-//! [`InProcess`] is a host driver's [`Transport`] to an [`NvmeFunction`] whose shards it polls
-//! itself, in an order that a seed decides. The same seed and the same calls give the same run.
+//! [`InProcess`] is a host driver's [`Transport`] to an [`NvmeFunction`]. Made with
+//! [`InProcess::new`] it polls the shards itself, in an order that a seed decides and with a
+//! stepped clock: the same seed and the same calls give the same run. Made with
+//! [`InProcess::with_threads`] the shards have the worker threads they have under a machine.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use nvme::{Controller, ControllerConfig, Shard};
@@ -19,7 +24,7 @@ use storage::{GuestRam, GuestRamHandle};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use super::{
-    FunctionError, NvmeFunction, NvmePciIds,
+    FunctionError, NvmeFunction, NvmePciIds, WaitPolicy, Workers,
     function::{MSIX_BAR, REGISTER_BAR},
 };
 
@@ -58,15 +63,26 @@ impl MsiRouter for Counts {
     }
 }
 
+/// Who polls the shards.
+enum Engine {
+    /// The transport, when it relaxes.
+    Stepped {
+        shards: Vec<Shard>,
+        now_ns: u64,
+        /// State of the generator that orders the shards.
+        schedule: u64,
+    },
+    /// Threads.
+    Threads { _workers: Workers, start: Instant },
+}
+
 /// A controller with memory, interrupts and time of its own, all in this process.
 pub struct InProcess {
+    engine: Engine,
     function: NvmeFunction,
-    shards: Vec<Shard>,
     counts: Arc<Counts>,
     memory: GuestRamHandle,
     dma_next: u64,
-    now_ns: u64,
-    schedule: u64,
     msix_control: u16,
 }
 
@@ -81,6 +97,43 @@ impl InProcess {
     /// # Panics
     /// When the host has no memory for the guest's.
     pub fn new(config: ControllerConfig, seed: u64) -> Result<Self, FunctionError> {
+        // A generator that starts at 0 stays there.
+        let schedule = seed | 1;
+        Self::make(config, |_, shards| Engine::Stepped {
+            shards,
+            now_ns: 0,
+            schedule,
+        })
+    }
+
+    /// The same, polled by worker threads in real time.
+    ///
+    /// # Errors
+    /// When the configuration breaks a rule, which the error names.
+    ///
+    /// # Panics
+    /// When the host has no memory for the guest's, or no threads.
+    pub fn with_threads(
+        config: ControllerConfig,
+        policy: WaitPolicy,
+    ) -> Result<Self, FunctionError> {
+        Self::make(config, |controller, shards| {
+            #[expect(
+                clippy::expect_used,
+                reason = "a test harness without threads cannot go on"
+            )]
+            let workers = Workers::start(controller, shards, policy).expect("threads");
+            Engine::Threads {
+                _workers: workers,
+                start: Instant::now(),
+            }
+        })
+    }
+
+    fn make(
+        config: ControllerConfig,
+        engine: impl FnOnce(&Controller, Vec<Shard>) -> Engine,
+    ) -> Result<Self, FunctionError> {
         let size = usize::try_from(MEMORY_BYTES).unwrap_or(usize::MAX);
         #[expect(
             clippy::expect_used,
@@ -95,18 +148,14 @@ impl InProcess {
         });
         let ids = NvmePciIds::default();
         let (function, shards) = NvmeFunction::new(config, ids, memory.clone(), counts.clone())?;
-        let msix_control =
-            capability_offset(&function, capability::ID_MSIX) + msix::MESSAGE_CONTROL;
+        let control = capability_offset(&function, capability::ID_MSIX) + msix::MESSAGE_CONTROL;
         let mut machine = Self {
+            engine: engine(function.controller(), shards),
             function,
-            shards,
             counts,
             memory,
             dma_next: DMA_BASE,
-            now_ns: 0,
-            // A generator that starts at 0 stays there.
-            schedule: seed | 1,
-            msix_control,
+            msix_control: control,
         };
         machine.start(vectors);
         Ok(machine)
@@ -153,29 +202,48 @@ impl InProcess {
         &self.function
     }
 
-    /// Moves the clock without polling anything.
-    pub const fn advance(&mut self, ns: u64) {
-        self.now_ns = self.now_ns.saturating_add(ns);
+    /// The guest's memory, to take it away.
+    #[must_use]
+    pub const fn memory(&self) -> &GuestRamHandle {
+        &self.memory
     }
 
-    /// Polls every shard once, in an order of the seed.
-    pub fn step(&mut self) {
-        // xorshift64: the order need only vary.
-        self.schedule ^= self.schedule << 13;
-        self.schedule ^= self.schedule >> 7;
-        self.schedule ^= self.schedule << 17;
-        let count = self.shards.len();
-        let first =
-            usize::try_from(self.schedule % count.max(1) as u64).map_or(0, |n| n.min(count));
-        let (late, early) = self.shards.split_at_mut(first);
-        for shard in early.iter_mut().chain(late) {
-            shard.poll(self.now_ns, BUDGET);
+    /// Moves a stepped clock without polling anything.
+    pub const fn advance(&mut self, ns: u64) {
+        if let Engine::Stepped { now_ns, .. } = &mut self.engine {
+            *now_ns = now_ns.saturating_add(ns);
         }
     }
 
-    /// Whether every shard would go to sleep now.
+    /// Polls every shard once, in an order of the seed; with threads, lets them run.
+    pub fn step(&mut self) {
+        let Engine::Stepped {
+            shards,
+            now_ns,
+            schedule,
+        } = &mut self.engine
+        else {
+            std::thread::yield_now();
+            return;
+        };
+        // xorshift64: the order need only vary.
+        *schedule ^= *schedule << 13;
+        *schedule ^= *schedule >> 7;
+        *schedule ^= *schedule << 17;
+        let count = shards.len();
+        let first = usize::try_from(*schedule % count.max(1) as u64).map_or(0, |n| n.min(count));
+        let (late, early) = shards.split_at_mut(first);
+        for shard in early.iter_mut().chain(late) {
+            shard.poll(*now_ns, BUDGET);
+        }
+    }
+
+    /// Whether every stepped shard would go to sleep now.
     pub fn all_idle(&mut self) -> bool {
-        self.shards.iter_mut().all(|shard| {
+        let Engine::Stepped { shards, .. } = &mut self.engine else {
+            return false;
+        };
+        shards.iter_mut().all(|shard| {
             let idle = shard.park();
             shard.unpark();
             idle
@@ -269,9 +337,9 @@ impl Transport for InProcess {
     }
 
     fn wait_interrupt(&mut self, vector: u16, seen: u64, timeout_ns: u64) -> bool {
-        let end = self.now_ns.saturating_add(timeout_ns);
+        let end = self.now_ns().saturating_add(timeout_ns);
         while self.interrupts(vector) == seen {
-            if self.now_ns >= end {
+            if self.now_ns() >= end {
                 return false;
             }
             self.relax();
@@ -294,7 +362,12 @@ impl Transport for InProcess {
     }
 
     fn now_ns(&mut self) -> u64 {
-        self.now_ns
+        match &self.engine {
+            Engine::Stepped { now_ns, .. } => *now_ns,
+            Engine::Threads { start, .. } => {
+                u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+            }
+        }
     }
 
     fn relax(&mut self) {

@@ -9,6 +9,7 @@ use crate::{
     controller::Shared,
     namespace::Namespace,
     prp,
+    range_table::{Access, RangeTable},
     shard::Command,
     stats::ShardStats,
     table::{self, IoKind},
@@ -36,6 +37,14 @@ pub(crate) enum Started {
     Pending,
 }
 
+/// What became of a request.
+enum Submission {
+    /// It came back with its status.
+    Back(Box<Request>, Status),
+    /// It is with a namespace's backend, or waits to be.
+    Kept(usize),
+}
+
 /// A pending command that has finished.
 #[derive(Debug)]
 pub(crate) struct Finished {
@@ -50,7 +59,7 @@ pub(crate) struct IoEngine {
     queues: Vec<Queue>,
     slots: Vec<Slot>,
     free: Vec<u16>,
-    /// Slots whose request found its backend full, oldest first.
+    /// Slots whose request found its backend full or its range in use, oldest first.
     deferred: VecDeque<u16>,
     /// Scratch for reaping.
     reaped: Vec<Reaped>,
@@ -127,11 +136,11 @@ impl IoEngine {
         };
         request.tag = u64::from(tag);
         match self.submit(cx, sqe, namespace, request) {
-            Some((request, status)) => {
+            Submission::Back(request, status) => {
                 self.retire(tag, request);
                 Started::Done(command, status)
             }
-            None => {
+            Submission::Kept(namespace) => {
                 let pending = Pending {
                     command,
                     sqe: *sqe,
@@ -145,42 +154,49 @@ impl IoEngine {
         }
     }
 
-    /// Gives a request to its backend and, when it comes back at once, says how it went. A Flush
-    /// of every namespace goes on to the next one here.
+    /// Gives a request to its backend, if nobody uses its range, and when it comes back at once
+    /// says how it went. A Flush of every namespace goes on to the next one here.
     fn submit(
         &mut self,
         cx: &IoContext<'_>,
         sqe: &Sqe,
         mut namespace: usize,
         mut request: Box<Request>,
-    ) -> Option<(Box<Request>, Status)> {
-        let tag = request.tag;
+    ) -> Submission {
         loop {
             let Some(queue) = self.queues.get_mut(namespace) else {
-                return Some((request, Status::SUCCESS));
+                return Submission::Back(request, Status::SUCCESS);
             };
+            if !take_range(cx, namespace, &request) {
+                self.defer(request);
+                return Submission::Kept(namespace);
+            }
             let (back, result) = match queue.submit(request, cx.memory) {
                 Submitted::Done(back, result) => (back, result),
-                Submitted::Pending => {
-                    self.set_namespace(tag, namespace);
-                    return None;
-                }
+                Submitted::Pending => return Submission::Kept(namespace),
                 Submitted::Full(back) => {
-                    self.set_namespace(tag, namespace);
-                    if let Some(slot) = self.slot(tag) {
-                        slot.request = Some(back);
-                    }
-                    self.deferred
-                        .push_back(u16::try_from(tag).unwrap_or_default());
-                    return None;
+                    give_range(cx, namespace, &back);
+                    self.defer(back);
+                    return Submission::Kept(namespace);
                 }
             };
+            give_range(cx, namespace, &back);
             let status = settle(cx, sqe, &back, result);
             if !status.is_success() || !is_broadcast_flush(sqe) {
-                return Some((back, status));
+                return Submission::Back(back, status);
             }
             namespace += 1;
             request = back;
+        }
+    }
+
+    /// Keeps a request that cannot be submitted now; the next reap tries again.
+    fn defer(&mut self, request: Box<Request>) {
+        let tag = request.tag;
+        if let Some(slot) = self.slot(tag) {
+            slot.request = Some(request);
+            self.deferred
+                .push_back(u16::try_from(tag).unwrap_or_default());
         }
     }
 
@@ -198,9 +214,8 @@ impl IoEngine {
             };
             if let (Some(request), Some(pending)) = (slot.request.take(), &slot.pending) {
                 let (sqe, namespace) = (pending.sqe, pending.namespace);
-                if let Some((request, status)) = self.submit(cx, &sqe, namespace, request) {
-                    self.finish(request, status, finished);
-                }
+                let submission = self.submit(cx, &sqe, namespace, request);
+                self.proceed(submission, tag, finished);
             }
         }
         let mut reaped = std::mem::take(&mut self.reaped);
@@ -209,24 +224,37 @@ impl IoEngine {
             queue.reap(&mut reaped);
         }
         for (request, result) in reaped.drain(..) {
-            let Some(pending) = self
-                .slot(request.tag)
-                .and_then(|slot| slot.pending.as_ref())
-            else {
+            let Ok(tag) = u16::try_from(request.tag) else {
                 continue;
             };
+            let pending = self
+                .slot(request.tag)
+                .and_then(|slot| slot.pending.as_ref());
+            let Some(pending) = pending else { continue };
             let (sqe, namespace) = (pending.sqe, pending.namespace);
-            let mut status = settle(cx, &sqe, &request, result);
-            let mut request = request;
-            if status.is_success() && is_broadcast_flush(&sqe) {
-                match self.submit(cx, &sqe, namespace + 1, request) {
-                    Some((back, last)) => (request, status) = (back, last),
-                    None => continue,
-                }
-            }
-            self.finish(request, status, finished);
+            give_range(cx, namespace, &request);
+            let status = settle(cx, &sqe, &request, result);
+            let submission = if status.is_success() && is_broadcast_flush(&sqe) {
+                self.submit(cx, &sqe, namespace + 1, request)
+            } else {
+                Submission::Back(request, status)
+            };
+            self.proceed(submission, tag, finished);
         }
         self.reaped = reaped;
+    }
+
+    /// Finishes a pending command, or notes which namespace it is with now.
+    fn proceed(&mut self, submission: Submission, tag: u16, finished: &mut Vec<Finished>) {
+        match submission {
+            Submission::Back(request, status) => self.finish(request, status, finished),
+            Submission::Kept(namespace) => {
+                let slot = self.slots.get_mut(usize::from(tag));
+                if let Some(pending) = slot.and_then(|slot| slot.pending.as_mut()) {
+                    pending.namespace = namespace;
+                }
+            }
+        }
     }
 
     /// Takes back a command that waits for room in its backend.
@@ -267,12 +295,31 @@ impl IoEngine {
     fn slot(&mut self, tag: u64) -> Option<&mut Slot> {
         self.slots.get_mut(usize::try_from(tag).ok()?)
     }
+}
 
-    /// A pending Flush of every namespace remembers where it is.
-    fn set_namespace(&mut self, tag: u64, namespace: usize) {
-        if let Some(pending) = self.slot(tag).and_then(|slot| slot.pending.as_mut()) {
-            pending.namespace = namespace;
-        }
+/// Takes the range of a request in its namespace's table; a flush has none.
+fn take_range(cx: &IoContext<'_>, namespace: usize, request: &Request) -> bool {
+    match (ranges(cx, namespace), access(request.op)) {
+        (Some(ranges), Some(access)) => ranges.try_take(request.offset, request.len, access),
+        _ => true,
+    }
+}
+
+fn give_range(cx: &IoContext<'_>, namespace: usize, request: &Request) {
+    if let (Some(ranges), Some(access)) = (ranges(cx, namespace), access(request.op)) {
+        ranges.give(request.offset, request.len, access);
+    }
+}
+
+fn ranges<'a>(cx: &IoContext<'a>, namespace: usize) -> Option<&'a RangeTable> {
+    cx.shared.namespaces.get(namespace)?.ranges.as_ref()
+}
+
+const fn access(op: Op) -> Option<Access> {
+    match op {
+        Op::Read => Some(Access::Read),
+        Op::Write | Op::WriteZeroes | Op::Discard => Some(Access::Write),
+        Op::Flush => None,
     }
 }
 

@@ -20,8 +20,8 @@
 //! it (commands, features, log pages, Identify) is in one table (`table`), from which dispatch and
 //! Identify derive.
 //!
-//! Left out so far: SGLs, metadata, shadow doorbells, interrupt coalescing, weighted round robin,
-//! and the atomicity of blocks between shards; docs/conformance.md has the list.
+//! Left out so far: SGLs, metadata, shadow doorbells, weighted round robin, atomic units above a
+//! block; docs/conformance.md has the list.
 
 #![forbid(unsafe_code)]
 
@@ -37,6 +37,7 @@ mod mailbox;
 mod namespace;
 mod prp;
 mod queue;
+mod range_table;
 mod registers;
 mod rings;
 mod settings;

@@ -9,12 +9,17 @@ use nvme_spec::{
 use storage::BlockDevice;
 use zerocopy::FromZeros;
 
-use crate::config::{ControllerConfig, NamespaceConfig};
+use crate::{
+    config::{ControllerConfig, NamespaceConfig},
+    range_table::RangeTable,
+};
 
 /// A namespace of the controller.
 pub(crate) struct Namespace {
     pub(crate) nsid: u32,
     pub(crate) device: Arc<dyn BlockDevice>,
+    /// Ranges in use; `None` where one shard serves the namespace or there is no data.
+    pub(crate) ranges: Option<RangeTable>,
     /// log2 of a logical block's bytes.
     lba_shift: u32,
     /// Logical blocks.
@@ -36,6 +41,8 @@ impl Namespace {
         Self {
             nsid,
             device: namespace.device.clone(),
+            ranges: (config.shards > 1 && namespace.device.capabilities().keeps_data)
+                .then(RangeTable::new),
             lba_shift,
             blocks: namespace.device.geometry().bytes >> lba_shift,
             eui64: low.to_be_bytes(),
