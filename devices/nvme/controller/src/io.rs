@@ -272,6 +272,13 @@ impl IoEngine {
         Some((command, sqe))
     }
 
+    /// Takes out every command in flight, for a shard that ends.
+    pub(crate) fn take_pending(&mut self) -> impl Iterator<Item = Command> {
+        self.slots
+            .iter_mut()
+            .filter_map(|slot| Some(slot.pending.take()?.command))
+    }
+
     fn finish(&mut self, request: Box<Request>, status: Status, finished: &mut Vec<Finished>) {
         let tag = request.tag;
         let pending = self.slot(tag).and_then(|slot| slot.pending.take());

@@ -504,6 +504,16 @@ impl Shard {
     }
 }
 
+impl Drop for Shard {
+    /// Whoever drops a shard ends its commands without completing them.
+    fn drop(&mut self) {
+        let waiting = self.admin.as_mut().map(|admin| admin.take_waiting());
+        for command in self.io.take_pending().chain(waiting.into_iter().flatten()) {
+            command.permit.forget();
+        }
+    }
+}
+
 /// What one poll works with.
 pub(crate) struct Work<'a> {
     pub(crate) shared: &'a Shared,

@@ -180,6 +180,11 @@ impl Admin {
         reset_settings(&shared.settings);
         self.features = Features::new(&shared.config);
         self.events = Events::default();
+        self.take_waiting()
+    }
+
+    /// Takes out the commands that wait for an answer.
+    pub(crate) fn take_waiting(&mut self) -> impl Iterator<Item = Command> + use<> {
         std::mem::take(&mut self.waiting)
             .into_iter()
             .flatten()
