@@ -20,7 +20,7 @@ use crate::{
         ExitCounts, GuestExit, Lines, Machine, MachineConfig, MachineError, RunError, RunOutcome,
     },
     nvme::{FunctionError, NvmeFunction, NvmePciIds, WaitPolicy, Workers, WorkersError},
-    options::{Backend, NvmeOptions, OptionError},
+    options::{Backend, NvmeOptions, OptionError, Size},
 };
 
 pub use output::{Format, Style};
@@ -29,6 +29,10 @@ pub use output::{Format, Style};
 const CONTROLLER_SLOT: u8 = 1;
 /// The exit code of a guest whose tests passed: 10h in the debug exit (see the kernel's `exit`).
 const GUEST_SUCCESS: u32 = 0x10 << 1 | 1;
+
+/// The least and the most memory that makes sense: queues of 65,536 entries must fit, and the
+/// kernel uses nothing above 3 GiB.
+const MEMORY: (u64, u64) = (64 << 20, 3 << 30);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -71,6 +75,9 @@ pub enum SelftestError {
     /// The filter cannot be given to the guest.
     #[error("--filter {0:?}: a filter is printable ASCII without spaces, such as `queues.*,!io`")]
     Filter(String),
+    /// The guest's memory.
+    #[error("--memory {}: the test kernel runs with {} to {}", Size(*.0), Size(MEMORY.0), Size(MEMORY.1))]
+    Memory(u64),
     /// The controller.
     #[error(transparent)]
     Function(#[from] FunctionError),
@@ -158,6 +165,9 @@ pub fn run(
     let filter = &selftest.filter;
     if !filter.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(SelftestError::Filter(filter.clone()));
+    }
+    if !(MEMORY.0..=MEMORY.1).contains(&selftest.memory) {
+        return Err(SelftestError::Memory(selftest.memory));
     }
     let each = selftest.nvme.each_namespace()?;
     if let Some(nsid) = (1..).zip(&each).find(|(_, ns)| ns.backend == Backend::Null) {

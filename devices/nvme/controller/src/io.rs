@@ -3,7 +3,9 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use nvme_spec::{NSID_BROADCAST, NvmOpcode, Sqe, Status, queue::RwCdw12};
-use storage::{BlockQueue, GuestRam, IoError, Op, OpenError, Queue, Reaped, Request, Submitted};
+use storage::{
+    BlockQueue, GuestRam, IoError, Op, OpenError, Queue, Reaped, Request, STEP_BYTES, Submitted,
+};
 
 use crate::{
     controller::Shared,
@@ -113,6 +115,16 @@ impl IoEngine {
     /// Whether polling again now gets something done.
     pub(crate) fn runnable(&self) -> bool {
         !self.deferred.is_empty() || (!self.is_idle() && self.queues.iter().any(Queue::runnable))
+    }
+
+    /// What a command costs beyond the first [`STEP_BYTES`] of its data, in such steps.
+    pub(crate) fn cost(&self, shared: &Shared, sqe: &Sqe) -> u32 {
+        let nlb = u64::from(RwCdw12::from(sqe.cdw12).nlb_z()) + 1;
+        let bytes = shared
+            .namespace(sqe.nsid)
+            .map_or(0, |namespace| namespace.bytes(nlb));
+        let bytes = bytes.min(shared.config.mdts_bytes.into());
+        u32::try_from(bytes / STEP_BYTES).unwrap_or(u32::MAX)
     }
 
     /// Starts a command; the caller has made sure of [`room`](Self::room).

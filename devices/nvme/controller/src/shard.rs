@@ -102,7 +102,8 @@ impl Shard {
         self.id
     }
 
-    /// Does what there is to do, up to about `budget` commands, at the time `now_ns`.
+    /// Does what there is to do, up to about `budget` commands, at the time `now_ns`. A command
+    /// of more than 128 KiB counts as several.
     ///
     /// Never waits. Time is any clock that does not go back, in nanoseconds.
     pub fn poll(&mut self, now_ns: u64, budget: u32) -> Progress {
@@ -117,6 +118,7 @@ impl Shard {
             memory: &memory,
             stats,
             now_ns,
+            spent: 0,
             progress: Progress::default(),
         };
         let result = self
@@ -296,7 +298,7 @@ impl Shard {
         let first = self.turn;
         for step in 0..queues {
             let index = (first + step) % queues.max(1);
-            let left = budget.saturating_sub(work.progress.commands);
+            let left = budget.saturating_sub(work.spent);
             if left == 0 {
                 // The next poll starts where this one stopped.
                 self.turn = index;
@@ -325,12 +327,14 @@ impl Shard {
                 break;
             };
             work.progress.commands += 1;
+            work.spent = work.spent.saturating_add(1);
             if is_admin {
                 work.stats.admin_commands.add(1);
                 self.admin_command(work, command, &sqe)?;
                 continue;
             }
             work.stats.io_commands.add(1);
+            work.spent = work.spent.saturating_add(self.io.cost(work.shared, &sqe));
             let cx = work.io(page_bytes);
             if let Started::Done(command, status) = self.io.start(&cx, command, &sqe) {
                 self.complete(work, command, &sqe, status, 0)?;
@@ -520,6 +524,8 @@ pub(crate) struct Work<'a> {
     pub(crate) memory: &'a Arc<GuestRam>,
     pub(crate) stats: &'a ShardStats,
     pub(crate) now_ns: u64,
+    /// What was done of the budget, in commands of up to [`STEP_BYTES`](storage::STEP_BYTES).
+    spent: u32,
     pub(crate) progress: Progress,
 }
 
