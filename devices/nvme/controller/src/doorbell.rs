@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::shard::ShardId;
+use crate::ids::ShardId;
 
 /// Which doorbell: that of a submission queue's tail or of a completion queue's head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -10,6 +10,11 @@ pub(crate) enum Side {
     SqTail,
     CqHead,
 }
+
+/// A doorbell was written that no queue has; a bit of [`Shared::faults`](crate::shared::Shared).
+pub(crate) const FAULT_DOORBELL_REGISTER: u32 = 1 << 0;
+/// A doorbell was written with a value that no correct host writes; another bit of it.
+pub(crate) const FAULT_DOORBELL_VALUE: u32 = 1 << 1;
 
 /// No live queue has this doorbell.
 const NOBODY: u32 = u32::MAX;

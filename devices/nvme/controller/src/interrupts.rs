@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::controller::Shared;
+use crate::shared::Shared;
 
 /// The vectors that have completions to tell of.
 #[derive(Debug)]

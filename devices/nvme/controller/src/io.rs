@@ -1,34 +1,24 @@
 //! I/O commands: checked, turned into storage requests, and finished (NVM 3.2).
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 use nvme_spec::{NSID_BROADCAST, NvmOpcode, Sqe, Status, queue::RwCdw12};
-use storage::{
-    BlockQueue, GuestRam, IoError, Op, OpenError, Queue, Reaped, Request, STEP_BYTES, Submitted,
-};
+use storage::{BlockQueue, IoError, Op, OpenError, Queue, Reaped, Request, STEP_BYTES, Submitted};
 
 use crate::{
-    controller::Shared,
+    command::Command,
     namespace::Namespace,
     prp,
     range_table::{Access, RangeTable},
-    shard::Command,
-    stats::ShardStats,
+    shared::Shared,
     table::{self, IoKind},
+    work::Work,
 };
 
 /// Commands that a shard can have in flight; more wait in their queues.
 pub(crate) const IN_FLIGHT: usize = 256;
 /// Segments that a request has room for from the start: 128 KiB of pages and an offset.
 const SEGMENTS: usize = 33;
-
-/// What a shard's I/O commands need to run.
-pub(crate) struct IoContext<'a> {
-    pub(crate) shared: &'a Shared,
-    pub(crate) memory: &'a Arc<GuestRam>,
-    pub(crate) stats: &'a ShardStats,
-    pub(crate) page_bytes: u64,
-}
 
 /// What became of a command that was started.
 #[derive(Debug)]
@@ -128,7 +118,7 @@ impl IoEngine {
     }
 
     /// Starts a command; the caller has made sure of [`room`](Self::room).
-    pub(crate) fn start(&mut self, cx: &IoContext<'_>, command: Command, sqe: &Sqe) -> Started {
+    pub(crate) fn start(&mut self, work: &Work<'_>, command: Command, sqe: &Sqe) -> Started {
         let Some(tag) = self.free.pop() else {
             return Started::Done(command, Status::INTERNAL_ERROR);
         };
@@ -139,7 +129,7 @@ impl IoEngine {
         else {
             return Started::Done(command, Status::INTERNAL_ERROR);
         };
-        let namespace = match prepare(cx, &mut request, sqe) {
+        let namespace = match prepare(work, &mut request, sqe) {
             Ok(namespace) => namespace,
             Err(status) => {
                 self.retire(tag, request);
@@ -147,7 +137,7 @@ impl IoEngine {
             }
         };
         request.tag = u64::from(tag);
-        match self.submit(cx, sqe, namespace, request) {
+        match self.submit(work, sqe, namespace, request) {
             Submission::Back(request, status) => {
                 self.retire(tag, request);
                 Started::Done(command, status)
@@ -170,7 +160,7 @@ impl IoEngine {
     /// says how it went. A Flush of every namespace goes on to the next one here.
     fn submit(
         &mut self,
-        cx: &IoContext<'_>,
+        work: &Work<'_>,
         sqe: &Sqe,
         mut namespace: usize,
         mut request: Box<Request>,
@@ -179,21 +169,21 @@ impl IoEngine {
             let Some(queue) = self.queues.get_mut(namespace) else {
                 return Submission::Back(request, Status::SUCCESS);
             };
-            if !take_range(cx, namespace, &request) {
+            if !take_range(work, namespace, &request) {
                 self.defer(request);
                 return Submission::Kept(namespace);
             }
-            let (back, result) = match queue.submit(request, cx.memory) {
+            let (back, result) = match queue.submit(request, work.memory) {
                 Submitted::Done(back, result) => (back, result),
                 Submitted::Pending => return Submission::Kept(namespace),
                 Submitted::Full(back) => {
-                    give_range(cx, namespace, &back);
+                    give_range(work, namespace, &back);
                     self.defer(back);
                     return Submission::Kept(namespace);
                 }
             };
-            give_range(cx, namespace, &back);
-            let status = settle(cx, sqe, &back, result);
+            give_range(work, namespace, &back);
+            let status = settle(work, sqe, &back, result);
             if !status.is_success() || !is_broadcast_flush(sqe) {
                 return Submission::Back(back, status);
             }
@@ -213,7 +203,7 @@ impl IoEngine {
     }
 
     /// Continues pending commands; those that are finished are appended to `finished`.
-    pub(crate) fn reap(&mut self, cx: &IoContext<'_>, finished: &mut Vec<Finished>) {
+    pub(crate) fn reap(&mut self, work: &Work<'_>, finished: &mut Vec<Finished>) {
         if self.is_idle() {
             return;
         }
@@ -226,7 +216,7 @@ impl IoEngine {
             };
             if let (Some(request), Some(pending)) = (slot.request.take(), &slot.pending) {
                 let (sqe, namespace) = (pending.sqe, pending.namespace);
-                let submission = self.submit(cx, &sqe, namespace, request);
+                let submission = self.submit(work, &sqe, namespace, request);
                 self.proceed(submission, tag, finished);
             }
         }
@@ -244,10 +234,10 @@ impl IoEngine {
                 .and_then(|slot| slot.pending.as_ref());
             let Some(pending) = pending else { continue };
             let (sqe, namespace) = (pending.sqe, pending.namespace);
-            give_range(cx, namespace, &request);
-            let status = settle(cx, &sqe, &request, result);
+            give_range(work, namespace, &request);
+            let status = settle(work, &sqe, &request, result);
             let submission = if status.is_success() && is_broadcast_flush(&sqe) {
-                self.submit(cx, &sqe, namespace + 1, request)
+                self.submit(work, &sqe, namespace + 1, request)
             } else {
                 Submission::Back(request, status)
             };
@@ -317,21 +307,21 @@ impl IoEngine {
 }
 
 /// Takes the range of a request in its namespace's table; a flush has none.
-fn take_range(cx: &IoContext<'_>, namespace: usize, request: &Request) -> bool {
-    match (ranges(cx, namespace), access(request.op)) {
+fn take_range(work: &Work<'_>, namespace: usize, request: &Request) -> bool {
+    match (ranges(work, namespace), access(request.op)) {
         (Some(ranges), Some(access)) => ranges.try_take(request.offset, request.len, access),
         _ => true,
     }
 }
 
-fn give_range(cx: &IoContext<'_>, namespace: usize, request: &Request) {
-    if let (Some(ranges), Some(access)) = (ranges(cx, namespace), access(request.op)) {
+fn give_range(work: &Work<'_>, namespace: usize, request: &Request) {
+    if let (Some(ranges), Some(access)) = (ranges(work, namespace), access(request.op)) {
         ranges.give(request.offset, request.len, access);
     }
 }
 
-fn ranges<'a>(cx: &IoContext<'a>, namespace: usize) -> Option<&'a RangeTable> {
-    cx.shared.namespaces.get(namespace)?.ranges.as_ref()
+fn ranges<'a>(work: &Work<'a>, namespace: usize) -> Option<&'a RangeTable> {
+    work.shared.namespaces.get(namespace)?.ranges.as_ref()
 }
 
 const fn access(op: Op) -> Option<Access> {
@@ -343,7 +333,7 @@ const fn access(op: Op) -> Option<Access> {
 }
 
 /// Checks a command and fills its request; the namespace's index.
-fn prepare(cx: &IoContext<'_>, request: &mut Request, sqe: &Sqe) -> Result<usize, Status> {
+fn prepare(work: &Work<'_>, request: &mut Request, sqe: &Sqe) -> Result<usize, Status> {
     let kind = table::io_kind(sqe.nvm_opcode()).ok_or(Status::INVALID_OPCODE.dnr())?;
     if sqe.flags.fuse() != 0 || sqe.flags.psdt() != 0 {
         return Err(Status::INVALID_FIELD.dnr());
@@ -354,23 +344,23 @@ fn prepare(cx: &IoContext<'_>, request: &mut Request, sqe: &Sqe) -> Result<usize
             if sqe.nsid == NSID_BROADCAST {
                 return Ok(0);
             }
-            Ok(namespace(cx, sqe)?.0)
+            Ok(namespace(work, sqe)?.0)
         }
-        IoKind::Read => read_or_write(cx, request, sqe, Op::Read),
-        IoKind::Write => read_or_write(cx, request, sqe, Op::Write),
+        IoKind::Read => read_or_write(work, request, sqe, Op::Read),
+        IoKind::Write => read_or_write(work, request, sqe, Op::Write),
     }
 }
 
 fn read_or_write(
-    cx: &IoContext<'_>,
+    work: &Work<'_>,
     request: &mut Request,
     sqe: &Sqe,
     op: Op,
 ) -> Result<usize, Status> {
-    let (index, namespace) = namespace(cx, sqe)?;
+    let (index, namespace) = namespace(work, sqe)?;
     let cdw12 = RwCdw12::from(sqe.cdw12);
     let nlb = u64::from(cdw12.nlb_z()) + 1;
-    if namespace.bytes(nlb) > u64::from(cx.shared.config.mdts_bytes) {
+    if namespace.bytes(nlb) > u64::from(work.shared.config.mdts_bytes) {
         return Err(Status::INVALID_FIELD.dnr());
     }
     // No directive is supported, so no write may name one.
@@ -380,16 +370,23 @@ fn read_or_write(
     let (offset, len) = namespace.range(sqe.slba(), nlb)?;
     request.reset(0, op, offset, len);
     request.fua = cdw12.fua();
-    prp::walk(request, cx.memory, cx.page_bytes, sqe.prp1, sqe.prp2, len)?;
+    prp::walk(
+        request,
+        work.memory,
+        work.page_bytes(),
+        sqe.prp1,
+        sqe.prp2,
+        len,
+    )?;
     Ok(index)
 }
 
 /// The namespace that a command names, with its index (Base 3.2.1.2).
-fn namespace<'a>(cx: &IoContext<'a>, sqe: &Sqe) -> Result<(usize, &'a Namespace), Status> {
+fn namespace<'a>(work: &Work<'a>, sqe: &Sqe) -> Result<(usize, &'a Namespace), Status> {
     if sqe.nsid == NSID_BROADCAST {
         return Err(Status::INVALID_FIELD.dnr());
     }
-    let namespace = cx
+    let namespace = work
         .shared
         .namespace(sqe.nsid)
         .ok_or(Status::INVALID_NAMESPACE.dnr())?;
@@ -401,17 +398,17 @@ fn is_broadcast_flush(sqe: &Sqe) -> bool {
 }
 
 /// The status of a request that came back, and its place in the counters.
-fn settle(cx: &IoContext<'_>, sqe: &Sqe, request: &Request, result: Result<(), IoError>) -> Status {
+fn settle(work: &Work<'_>, sqe: &Sqe, request: &Request, result: Result<(), IoError>) -> Status {
     let error = match result {
         Ok(()) => {
             match request.op {
                 Op::Read => {
-                    cx.stats.reads.add(1);
-                    cx.stats.bytes_read.add(request.len);
+                    work.stats.reads.add(1);
+                    work.stats.bytes_read.add(request.len);
                 }
                 Op::Write => {
-                    cx.stats.writes.add(1);
-                    cx.stats.bytes_written.add(request.len);
+                    work.stats.writes.add(1);
+                    work.stats.bytes_written.add(request.len);
                 }
                 Op::Flush | Op::WriteZeroes | Op::Discard => {}
             }
@@ -424,7 +421,7 @@ fn settle(cx: &IoContext<'_>, sqe: &Sqe, request: &Request, result: Result<(), I
         IoError::GuestMemory { .. } => Status::DATA_TRANSFER_ERROR.dnr(),
         IoError::Cancelled => Status::ABORT_REQUESTED,
         IoError::Backend { errno } => {
-            cx.stats.media_errors.add(1);
+            work.stats.media_errors.add(1);
             tracing::debug!(errno, nsid = sqe.nsid, op = ?request.op, "the backend failed");
             match request.op {
                 Op::Read => Status::UNRECOVERED_READ_ERROR,

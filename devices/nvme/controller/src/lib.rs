@@ -26,10 +26,12 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod command;
 pub mod config;
 mod controller;
 mod doorbell;
 mod error_log;
+mod ids;
 mod interrupts;
 mod io;
 pub mod lifecycle;
@@ -42,11 +44,16 @@ mod registers;
 mod rings;
 mod settings;
 mod shard;
+mod shared;
+mod signals;
 mod stats;
+mod sync;
 mod table;
+mod work;
 
 pub use config::{CacheMode, ConfigError, ControllerConfig, NamespaceConfig};
-pub use controller::{Controller, Interrupt, SetupError};
-pub use mailbox::Wake;
-pub use shard::{Progress, Shard};
+pub use controller::{Controller, SetupError};
+pub use shard::Shard;
+pub use signals::{Interrupt, Wake};
 pub use stats::Stats;
+pub use work::Progress;

@@ -3,18 +3,17 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering, fence},
     },
 };
 
 use crate::{
+    ids::{AdminTicket, Epoch, ShardId},
     queue::{CompletionQueue, SubmissionQueue},
-    shard::{Epoch, ShardId},
+    signals::Wake,
+    sync::lock,
 };
-
-/// Identifies an admin command that waits for another shard: a slot of shard 0.
-pub(crate) type AdminTicket = u16;
 
 /// A message to a shard.
 ///
@@ -76,18 +75,12 @@ pub(crate) enum Answer {
     NotAborted,
 }
 
-/// Wakes the thread that polls a shard.
-pub trait Wake: Send + Sync {
-    /// Makes the thread poll soon, wherever it is; called from any thread, must not block.
-    fn wake(&self);
-}
-
 /// A shard's mailbox and its sleep.
 pub(crate) struct Mailbox {
     waiting: AtomicUsize,
     messages: Mutex<VecDeque<Message>>,
     parked: AtomicBool,
-    waker: Mutex<Option<std::sync::Arc<dyn Wake>>>,
+    waker: Mutex<Option<Arc<dyn Wake>>>,
 }
 
 impl Mailbox {
@@ -150,7 +143,7 @@ impl Mailbox {
         self.parked.store(false, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_waker(&self, waker: std::sync::Arc<dyn Wake>) {
+    pub(crate) fn set_waker(&self, waker: Arc<dyn Wake>) {
         *lock(&self.waker) = Some(waker);
     }
 }
@@ -178,10 +171,4 @@ impl Mailboxes {
             mailbox.ring();
         }
     }
-}
-
-/// Locks; a thread that panicked while it held the lock left the data whole, as no operation
-/// under these locks can panic half way.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

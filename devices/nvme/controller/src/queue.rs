@@ -7,7 +7,7 @@ use storage::GuestRam;
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::IntoBytes;
 
-use crate::mailbox::AdminTicket;
+use crate::ids::AdminTicket;
 
 /// Queue memory cannot be reached: fatal to the controller (Base 3.1.4.6, CSTS.CFS).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

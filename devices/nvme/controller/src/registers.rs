@@ -7,8 +7,8 @@ use nvme_spec::registers::{
 use crate::{
     config::ControllerConfig,
     doorbell::Side,
+    ids::Epoch,
     lifecycle::{Event, Lifecycle},
-    shard::Epoch,
 };
 
 /// The bits of CC that a host can set: all but the reserved ones and CRIME.

@@ -3,12 +3,13 @@
 use nvme_spec::{Cqe, Sqe, Status};
 
 use crate::{
-    controller::{FAULT_DOORBELL_VALUE, Shared},
-    doorbell::Side,
+    command::Command,
+    doorbell::{FAULT_DOORBELL_VALUE, Side},
+    ids::AdminTicket,
     interrupts::Interrupts,
-    mailbox::AdminTicket,
     queue::{CompletionQueue, QueueFault, SubmissionQueue},
-    shard::{Command, Work},
+    shared::Shared,
+    work::Work,
 };
 
 /// A shard's submission and completion queues. A queue keeps its place in its list for life.

@@ -1,53 +1,29 @@
 //! A shard: the queues that one thread serves, and the loop that serves them.
 
+mod messages;
+
 use std::sync::{Arc, atomic::Ordering};
 
 use nvme_spec::{Sqe, Status};
-use storage::{GuestRam, OpenError};
+use storage::OpenError;
 use vm_memory::GuestAddressSpace;
 
+use self::messages::Quiescing;
 use crate::{
     admin::{Admin, AdminContext, Outcome},
-    controller::Shared,
+    command::Command,
+    ids::{Epoch, ShardId},
     interrupts::Interrupts,
-    io::{Finished, IoContext, IoEngine, Started},
-    mailbox::{Answer, Message, lock},
-    queue::{Permit, QueueFault},
+    io::{Finished, IN_FLIGHT, IoEngine, Started},
+    queue::QueueFault,
     rings::Rings,
-    stats::ShardStats,
+    shared::Shared,
+    sync::lock,
+    work::{Progress, Work},
 };
-
-/// A shard's number; 0 has the admin queue.
-pub(crate) type ShardId = u16;
-
-/// Counts the resets and shutdowns of a controller.
-pub(crate) type Epoch = u32;
 
 /// Submission queue entries fetched in one copy.
 const BATCH: usize = 32;
-
-/// A command being executed: where it came from, and its place in the completion queue.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct Command {
-    /// The submission queue's place in its shard's list.
-    pub(crate) sq: usize,
-    pub(crate) cid: u16,
-    pub(crate) permit: Permit,
-}
-
-/// What a poll did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Progress {
-    /// Commands fetched.
-    pub commands: u32,
-    /// Completions posted.
-    pub completions: u32,
-    /// Polling again at once gets more done.
-    pub more: bool,
-    /// When to poll again even if nothing happens, on the clock that [`Shard::poll`] was given.
-    pub deadline_ns: Option<u64>,
-}
 
 /// The part of a controller that one thread polls.
 ///
@@ -72,12 +48,6 @@ pub struct Shard {
     turn: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Quiescing {
-    epoch: Epoch,
-    drop_queues: bool,
-}
-
 impl Shard {
     pub(crate) fn new(id: ShardId, shared: Arc<Shared>) -> Result<Self, OpenError> {
         Ok(Self {
@@ -90,7 +60,7 @@ impl Shard {
             admin: (id == 0).then(|| Box::new(Admin::new(&shared.config))),
             interrupts: Interrupts::new(shared.config.vectors),
             batch: Box::new([Sqe::default(); BATCH]),
-            finished: Vec::with_capacity(crate::io::IN_FLIGHT),
+            finished: Vec::with_capacity(IN_FLIGHT),
             turn: 0,
             shared,
         })
@@ -185,104 +155,6 @@ impl Shard {
         self.serving() && self.rings.unseen_doorbell(&self.shared)
     }
 
-    fn read_mailbox(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
-        while let Some(message) = work.shared.mailboxes.get(self.id).and_then(|m| m.take()) {
-            match message {
-                Message::Enable => self.enable(work),
-                Message::Halt => self.running = false,
-                Message::Quiesce { epoch, drop_queues } => {
-                    self.running = false;
-                    self.epoch = epoch;
-                    self.quiescing = Some(Quiescing { epoch, drop_queues });
-                }
-                Message::AddCq { epoch, queue } if epoch == self.epoch => {
-                    self.running = true;
-                    self.rings.add_cq(queue);
-                }
-                Message::AddSq { epoch, queue } if epoch == self.epoch => {
-                    self.rings.add_sq(queue);
-                }
-                Message::DeleteSq { epoch, qid, ticket } if epoch == self.epoch => {
-                    self.rings.delete_sq(qid, ticket);
-                }
-                Message::DeleteCq { epoch, qid, ticket } if epoch == self.epoch => {
-                    self.rings.remove_cq(qid);
-                    let answer = Answer::Deleted;
-                    work.shared.mailboxes.post(
-                        0,
-                        Message::Answer {
-                            epoch,
-                            ticket,
-                            answer,
-                        },
-                    );
-                }
-                Message::Abort {
-                    epoch,
-                    sqid,
-                    cid,
-                    ticket,
-                } if epoch == self.epoch => {
-                    let answer = self.abort(work, sqid, cid)?;
-                    work.shared.mailboxes.post(
-                        0,
-                        Message::Answer {
-                            epoch,
-                            ticket,
-                            answer,
-                        },
-                    );
-                }
-                Message::Answer {
-                    epoch,
-                    ticket,
-                    answer,
-                } if epoch == self.epoch => {
-                    self.answered(work, ticket, answer)?;
-                }
-                // Of an epoch that is over.
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Aborts a command that no backend has taken yet; what one has cannot be taken back.
-    fn abort(&mut self, work: &mut Work<'_>, sqid: u16, cid: u16) -> Result<Answer, QueueFault> {
-        let aborted = self
-            .rings
-            .sq_index(sqid)
-            .and_then(|sq| self.io.abort(sq, cid));
-        let Some((command, sqe)) = aborted else {
-            return Ok(Answer::NotAborted);
-        };
-        self.complete(work, command, &sqe, Status::ABORT_REQUESTED, 0)?;
-        Ok(Answer::Aborted)
-    }
-
-    /// Makes the admin queues, if the registers describe any (Base 3.5.1).
-    fn enable(&mut self, work: &Work<'_>) {
-        let mut registers = lock(&work.shared.registers);
-        let Some(admin) = &mut self.admin else { return };
-        match admin.enable(work.shared, work.memory, &registers) {
-            Ok((cq, sq)) => {
-                self.rings = Rings::default();
-                self.rings.add_cq(cq);
-                self.rings.add_sq(sq);
-                self.running = true;
-                work.shared
-                    .step(&mut registers, crate::lifecycle::Event::Enabled);
-            }
-            Err(reason) => {
-                tracing::warn!(reason, "the controller cannot be enabled");
-                work.shared
-                    .step(&mut registers, crate::lifecycle::Event::EnableFailed);
-            }
-        }
-        // A reset may have been asked for before this message was read.
-        self.running &= registers.lifecycle.runs();
-    }
-
     /// Judges doorbells and executes what is waiting, queue after queue.
     fn serve(&mut self, work: &mut Work<'_>, budget: u32) -> Result<(), QueueFault> {
         if !self.serving() {
@@ -311,7 +183,6 @@ impl Shard {
     }
 
     fn serve_sq(&mut self, work: &mut Work<'_>, index: usize, most: u32) -> Result<(), QueueFault> {
-        let page_bytes = work.shared.settings.page_bytes.load(Ordering::Relaxed);
         let most = most.min(self.io.room());
         let fetched = self
             .rings
@@ -335,8 +206,7 @@ impl Shard {
             }
             work.stats.io_commands.add(1);
             work.spent = work.spent.saturating_add(self.io.cost(work.shared, &sqe));
-            let cx = work.io(page_bytes);
-            if let Started::Done(command, status) = self.io.start(&cx, command, &sqe) {
+            if let Started::Done(command, status) = self.io.start(work, command, &sqe) {
                 self.complete(work, command, &sqe, status, 0)?;
             }
         }
@@ -372,26 +242,9 @@ impl Shard {
         }
     }
 
-    /// Another shard, or this one, answers an admin command that waited.
-    fn answered(
-        &mut self,
-        work: &mut Work<'_>,
-        ticket: u16,
-        answer: Answer,
-    ) -> Result<(), QueueFault> {
-        let Some(admin) = &mut self.admin else {
-            return Ok(());
-        };
-        let Some((command, sqe, dw0)) = admin.answered(work.shared, ticket, answer) else {
-            return Ok(());
-        };
-        self.complete(work, command, &sqe, Status::SUCCESS, dw0)
-    }
-
     fn reap(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
-        let page_bytes = work.shared.settings.page_bytes.load(Ordering::Relaxed);
         let mut finished = std::mem::take(&mut self.finished);
-        self.io.reap(&work.io(page_bytes), &mut finished);
+        self.io.reap(work, &mut finished);
         let mut result = Ok(());
         for Finished {
             command,
@@ -470,42 +323,6 @@ impl Shard {
         self.rings
             .complete(work, command, status, dw0, &mut self.interrupts)
     }
-
-    /// Answers deletions whose last command is done.
-    fn finish_deletions(&mut self, work: &Work<'_>) {
-        while let Some(ticket) = self.rings.take_deleted() {
-            let (epoch, answer) = (self.epoch, Answer::Deleted);
-            work.shared.mailboxes.post(
-                0,
-                Message::Answer {
-                    epoch,
-                    ticket,
-                    answer,
-                },
-            );
-        }
-    }
-
-    /// Reports a reset or shutdown when nothing is in flight any more.
-    fn finish_quiescing(&mut self, shared: &Shared) {
-        if !self.io.is_idle() {
-            return;
-        }
-        let Some(Quiescing { epoch, drop_queues }) = self.quiescing.take() else {
-            return;
-        };
-        if drop_queues {
-            if let Some(admin) = &mut self.admin {
-                for command in admin.reset(shared) {
-                    self.rings.hand_back(command);
-                }
-            }
-            self.rings = Rings::default();
-            self.interrupts.clear();
-            self.turn = 0;
-        }
-        shared.quiesced(epoch);
-    }
 }
 
 impl Drop for Shard {
@@ -514,28 +331,6 @@ impl Drop for Shard {
         let waiting = self.admin.as_mut().map(|admin| admin.take_waiting());
         for command in self.io.take_pending().chain(waiting.into_iter().flatten()) {
             command.permit.forget();
-        }
-    }
-}
-
-/// What one poll works with.
-pub(crate) struct Work<'a> {
-    pub(crate) shared: &'a Shared,
-    pub(crate) memory: &'a Arc<GuestRam>,
-    pub(crate) stats: &'a ShardStats,
-    pub(crate) now_ns: u64,
-    /// What was done of the budget, in commands of up to [`STEP_BYTES`](storage::STEP_BYTES).
-    spent: u32,
-    pub(crate) progress: Progress,
-}
-
-impl<'a> Work<'a> {
-    const fn io(&self, page_bytes: u64) -> IoContext<'a> {
-        IoContext {
-            shared: self.shared,
-            memory: self.memory,
-            stats: self.stats,
-            page_bytes,
         }
     }
 }

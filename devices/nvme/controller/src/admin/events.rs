@@ -11,8 +11,9 @@ use nvme_spec::{
 
 use super::Delivery;
 use crate::{
-    controller::{FAULT_DOORBELL_REGISTER, FAULT_DOORBELL_VALUE, Shared},
-    mailbox::lock,
+    doorbell::{FAULT_DOORBELL_REGISTER, FAULT_DOORBELL_VALUE},
+    shared::Shared,
+    sync::lock,
 };
 
 /// Requests that may be outstanding; AERL is one less.

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     config::{CacheMode, ControllerConfig, MIN_PAGE_BYTES},
-    controller::Shared,
     error_log, namespace,
+    shared::Shared,
     table::{self, IdentifyKind},
 };
 

@@ -9,8 +9,8 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Admin, AdminContext, Handled, Outcome, features::TEMPERATURE_K};
 use crate::{
-    mailbox::lock,
     stats::Stats,
+    sync::lock,
     table::{self, LogKind},
 };
 

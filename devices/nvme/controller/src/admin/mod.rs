@@ -11,23 +11,23 @@ use std::sync::{Arc, atomic::Ordering};
 use nvme_spec::{
     Sqe, Status,
     queue::{ABORT_NOT_ABORTED, AbortCdw10},
-    registers::CC_AMS_ROUND_ROBIN,
-    registers::CC_CSS_NVM,
+    registers::{CC_AMS_ROUND_ROBIN, CC_CSS_NVM},
 };
 use storage::{GuestRam, Request};
 use vm_memory::{Bytes, GuestAddress};
 
 use self::{events::Events, features::Features, queues::Queues};
 use crate::{
+    command::Command,
     config::{ControllerConfig, MIN_PAGE_BYTES},
-    controller::Shared,
     doorbell::Side,
-    mailbox::{AdminTicket, Answer, Message},
+    ids::{AdminTicket, Epoch},
+    mailbox::{Answer, Message},
     prp,
     queue::{CompletionQueue, SubmissionQueue},
     registers::{Registers, page_size_supported},
     settings::Settings,
-    shard::{Command, Epoch},
+    shared::Shared,
     table::{self, AdminKind},
 };
 

@@ -1,5 +1,7 @@
 //! Create and Delete I/O queues (Base 5.2.1 to 5.2.4), and which exist.
 
+use std::sync::atomic::Ordering;
+
 use nvme_spec::{
     CQE_BYTES, SQE_BYTES, Sqe, Status,
     queue::{CreateCqCdw11, CreateSqCdw11, QueueCdw10},
@@ -10,13 +12,13 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::{Admin, AdminContext, Handled, Outcome, Wait};
 use crate::{
-    controller::Shared,
     doorbell::{Doorbells, Side},
-    mailbox::{Message, lock},
+    ids::ShardId,
+    mailbox::Message,
     queue::{CompletionQueue, SubmissionQueue},
-    shard::ShardId,
+    shared::Shared,
+    sync::lock,
 };
-use std::sync::atomic::Ordering;
 
 /// The I/O queues that exist, by identifier.
 #[derive(Debug)]
