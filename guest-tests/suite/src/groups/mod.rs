@@ -2,10 +2,38 @@
 
 use crate::{Env, Test};
 
+mod doorbells;
+mod events;
+mod features;
+mod flow;
+mod hostile;
+mod identify;
+mod interrupts;
+mod io;
+mod lifecycle;
+mod limits;
+mod logs;
+mod prp;
+mod queues;
 mod registers;
 
 /// Every group's tests, in the order they run.
-pub static GROUPS: &[&[Test]] = &[registers::TESTS];
+pub static GROUPS: &[&[Test]] = &[
+    registers::TESTS,
+    lifecycle::TESTS,
+    queues::TESTS,
+    flow::TESTS,
+    doorbells::TESTS,
+    interrupts::TESTS,
+    identify::TESTS,
+    features::TESTS,
+    logs::TESTS,
+    events::TESTS,
+    prp::TESTS,
+    io::TESTS,
+    limits::TESTS,
+    hostile::TESTS,
+];
 
 /// Every test, in the order they run.
 pub fn tests() -> impl Iterator<Item = &'static Test> {
