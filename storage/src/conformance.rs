@@ -57,6 +57,8 @@ pub fn run(make: &dyn Fn(u64) -> Arc<dyn BlockDevice>) {
     beyond_the_end_is_refused(&mut open());
     unmapped_memory_is_refused(&mut open());
     zeroes_and_discard(&mut open());
+    compare_finds_any_difference(&mut open());
+    verify_checks_the_range(&mut open());
     two_queues_see_one_device(make);
 }
 
@@ -218,4 +220,33 @@ fn two_queues_see_one_device(make: &dyn Fn(u64) -> Arc<dyn BlockDevice>) {
     assert_eq!(first.transfer(Op::Write, 8192, &[(0, 4096)]), Ok(()));
     assert_eq!(second.transfer(Op::Read, 8192, &[(65536, 4096)]), Ok(()));
     second.expect(65536, 0x77, 4096);
+}
+
+fn compare_finds_any_difference(bench: &mut Bench) {
+    const LEN: u32 = 256 * 1024 + 512;
+    bench.fill(0, 0x3C, LEN as usize);
+    assert_eq!(bench.transfer(Op::Write, 4096, &[(0, LEN)]), Ok(()));
+    assert_eq!(bench.transfer(Op::Compare, 4096, &[(0, LEN)]), Ok(()));
+    for at in [0, 4095, LEN / 2, LEN - 1] {
+        bench.fill(at.into(), 0x3D, 1);
+        let result = bench.transfer(Op::Compare, 4096, &[(0, LEN)]);
+        if bench.keeps_data {
+            assert_eq!(result, Err(IoError::Miscompare), "byte {at}");
+        }
+        bench.fill(at.into(), 0x3C, 1);
+    }
+    assert_eq!(bench.transfer(Op::Compare, 4096, &[(0, LEN)]), Ok(()));
+}
+
+fn verify_checks_the_range(bench: &mut Bench) {
+    let mut request = Request::default();
+    request.reset(3, Op::Verify, 0, DEVICE_BYTES);
+    assert_eq!(bench.finish(request).1, Ok(()));
+    let mut request = Request::default();
+    request.reset(4, Op::Verify, 512, DEVICE_BYTES);
+    let result = bench.finish(request).1;
+    assert!(
+        matches!(result, Err(IoError::OutOfRange { .. })),
+        "{result:?}"
+    );
 }

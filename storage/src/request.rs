@@ -26,6 +26,10 @@ pub enum Op {
     /// Every write completed before this one was submitted, on any queue, becomes durable.
     #[default]
     Flush,
+    /// Guest memory and device hold the same bytes, or [`IoError::Miscompare`]. Nothing changes.
+    Compare,
+    /// The range can be read. No data moves.
+    Verify,
     /// The range reads as zeroes afterwards, stored as the device likes.
     WriteZeroes,
     /// The range's content is no longer needed; it reads as zeroes if
@@ -44,11 +48,11 @@ pub struct Request {
     pub op: Op,
     /// First byte on the device.
     pub offset: u64,
-    /// Bytes on the device; for reads and writes also the sum of the segments.
+    /// Bytes on the device; for reads, writes and compares also the sum of the segments.
     pub len: u64,
     /// A write that is durable before it completes.
     pub fua: bool,
-    /// The guest memory of a read or write, in order.
+    /// The guest memory of a read, write or compare, in order.
     pub segments: Vec<Segment>,
     /// Bytes already moved; a backend that works in steps keeps its place here. A submitter
     /// clears it.
@@ -191,13 +195,16 @@ pub enum IoError {
         /// The errno it gave.
         errno: i32,
     },
+    /// A compare found a difference.
+    #[error("guest memory and device differ")]
+    Miscompare,
     /// The request was cancelled before it changed anything.
     #[error("cancelled")]
     Cancelled,
 }
 
-/// Copies between guest memory and a mapped device, in the direction `op` says.
-pub(crate) fn copy_mapped(
+/// Copies between guest memory and a mapped device, in the direction `op` says, or compares them.
+pub(crate) fn move_mapped(
     device: &impl VolatileMemory<B = ()>,
     request: &Request,
     memory: &GuestRam,
@@ -217,10 +224,31 @@ pub(crate) fn copy_mapped(
             })?;
         match request.op {
             Op::Read => here.copy_to_volatile_slice(guest),
+            Op::Compare => return compare(&here, &guest),
             _ => guest.copy_to_volatile_slice(here),
         }
         Ok(())
     })
+}
+
+/// Compares two slices of the same length, each byte read once: the guest may change its own
+/// meanwhile.
+fn compare(here: &VolatileSlice<'_, ()>, guest: &VolatileSlice<'_, ()>) -> Result<(), IoError> {
+    const PIECE: usize = 4096;
+    let (mut mine, mut theirs) = ([0; PIECE], [0; PIECE]);
+    for at in (0..guest.len()).step_by(PIECE) {
+        let count = PIECE.min(guest.len() - at);
+        let read = |slice: &VolatileSlice<'_, ()>, into: &mut [u8; PIECE]| {
+            let part = into.get_mut(..count).unwrap_or_default();
+            slice.read_slice(part, at).map_err(|_| IoError::Miscompare)
+        };
+        read(here, &mut mine)?;
+        read(guest, &mut theirs)?;
+        if mine.get(..count) != theirs.get(..count) {
+            return Err(IoError::Miscompare);
+        }
+    }
+    Ok(())
 }
 
 /// Fills mapped device bytes with zeroes.

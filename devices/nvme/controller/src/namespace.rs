@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use nvme_spec::{
     Status,
-    identify::{DLFEAT_READS_ZEROES, IdentifyNamespace, LbaFormat},
+    identify::{
+        DLFEAT_READS_ZEROES, DLFEAT_WRITE_ZEROES_DEALLOCATES, IdentifyNamespace, LbaFormat,
+    },
 };
 use storage::BlockDevice;
 use zerocopy::FromZeros;
@@ -61,7 +63,7 @@ impl Namespace {
         }
     }
 
-    /// Bytes of `nlb` blocks; `nlb` is at most 65,536.
+    /// Bytes of `nlb` blocks; `nlb` is at most 32 bits.
     pub(crate) const fn bytes(&self, nlb: u64) -> u64 {
         nlb << self.lba_shift
     }
@@ -73,7 +75,7 @@ impl Namespace {
         data.ncap = self.blocks;
         data.nuse = self.blocks;
         if self.device.capabilities().discard_zeroes {
-            data.dlfeat = DLFEAT_READS_ZEROES;
+            data.dlfeat = DLFEAT_READS_ZEROES | DLFEAT_WRITE_ZEROES_DEALLOCATES;
         }
         data.nvmcap = [self.blocks << self.lba_shift, 0];
         data.eui64 = self.eui64;

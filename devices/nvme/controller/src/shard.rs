@@ -14,7 +14,7 @@ use crate::{
     command::Command,
     ids::{Epoch, ShardId},
     interrupts::Interrupts,
-    io::{Finished, IN_FLIGHT, IoEngine, Started},
+    io::{self, Finished, IN_FLIGHT, IoEngine, Started},
     queue::QueueFault,
     rings::Rings,
     shared::Shared,
@@ -205,7 +205,7 @@ impl Shard {
                 continue;
             }
             work.stats.io_commands.add(1);
-            work.spent = work.spent.saturating_add(self.io.cost(work.shared, &sqe));
+            work.spent = work.spent.saturating_add(io::cost(work.shared, &sqe));
             if let Started::Done(command, status) = self.io.start(work, command, &sqe) {
                 self.complete(work, command, &sqe, status, 0)?;
             }

@@ -6,7 +6,10 @@
 
 use nvme_spec::{
     AdminOpcode, Cns, FeatureId, LogId, NvmOpcode,
-    identify::{LPA_EXTENDED, ONCS_FEATURES_SAVE_SELECT},
+    identify::{
+        LPA_EXTENDED, ONCS_COMPARE, ONCS_DATASET_MANAGEMENT, ONCS_FEATURES_SAVE_SELECT,
+        ONCS_VERIFY, ONCS_WRITE_ZEROES,
+    },
     registers::Vs,
 };
 
@@ -39,6 +42,19 @@ where
         kind,
         mandatory: Some(since),
         advertised: 0,
+    }
+}
+
+const fn optional<Id, Kind>(id: Id, kind: Kind, advertised: u16) -> Row<Id, Kind>
+where
+    Id: Copy,
+    Kind: Copy,
+{
+    Row {
+        id,
+        kind,
+        mandatory: None,
+        advertised,
     }
 }
 
@@ -81,13 +97,29 @@ pub(crate) enum IoKind {
     Flush,
     Write,
     Read,
+    Compare,
+    WriteZeroes,
+    DatasetManagement,
+    Verify,
 }
 
 /// The I/O commands of the NVM Command Set.
-pub(crate) const IO: [Row<NvmOpcode, IoKind>; 3] = [
+pub(crate) const IO: [Row<NvmOpcode, IoKind>; 7] = [
     mandatory(NvmOpcode::FLUSH, IoKind::Flush, V1_0),
     mandatory(NvmOpcode::WRITE, IoKind::Write, V1_0),
     mandatory(NvmOpcode::READ, IoKind::Read, V1_0),
+    optional(NvmOpcode::COMPARE, IoKind::Compare, ONCS_COMPARE),
+    optional(
+        NvmOpcode::WRITE_ZEROES,
+        IoKind::WriteZeroes,
+        ONCS_WRITE_ZEROES,
+    ),
+    optional(
+        NvmOpcode::DATASET_MANAGEMENT,
+        IoKind::DatasetManagement,
+        ONCS_DATASET_MANAGEMENT,
+    ),
+    optional(NvmOpcode::VERIFY, IoKind::Verify, ONCS_VERIFY),
 ];
 
 /// A log page.

@@ -211,6 +211,14 @@ pub const LPA_COMMANDS_EFFECTS: u8 = 1 << 1;
 /// LPA: extended data (NUMDU, LPOL, LPOU) for Get Log Page.
 pub const LPA_EXTENDED: u8 = 1 << 2;
 
+/// ONCS: Compare is supported.
+pub const ONCS_COMPARE: u16 = 1 << 0;
+/// ONCS: Dataset Management is supported.
+pub const ONCS_DATASET_MANAGEMENT: u16 = 1 << 2;
+/// ONCS: Write Zeroes is supported.
+pub const ONCS_WRITE_ZEROES: u16 = 1 << 3;
+/// ONCS: Verify is supported.
+pub const ONCS_VERIFY: u16 = 1 << 7;
 /// ONCS: the Save and Select fields of Set and Get Features are supported.
 pub const ONCS_FEATURES_SAVE_SELECT: u16 = 1 << 4;
 
@@ -349,6 +357,9 @@ bitflags! {
 
 /// DLFEAT: a deallocated block reads as zeroes (bits 2:0 = 001b; NVM 4.1.5.1).
 pub const DLFEAT_READS_ZEROES: u8 = 0b001;
+
+/// DLFEAT: Write Zeroes takes the Deallocate bit (bit 3; NVM 4.1.5.1).
+pub const DLFEAT_WRITE_ZEROES_DEALLOCATES: u8 = 1 << 3;
 
 /// FLBAS, Formatted LBA Size (NVM 4.1.5.1).
 #[bitfield(u8)]

@@ -323,6 +323,71 @@ pub struct RwCdw12 {
     pub lr: bool,
 }
 
+/// CDW12 of Write Zeroes (NVM 3.2.8).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct WriteZeroesCdw12 {
+    /// Number of Logical Blocks, zero-based.
+    pub nlb_z: u16,
+    #[bits(7)]
+    __: u8,
+    /// Namespace Zeroes.
+    pub nsz: bool,
+    /// Storage Tag Check.
+    pub stc: bool,
+    /// Deallocate.
+    pub deac: bool,
+    /// Protection Information.
+    #[bits(4)]
+    pub prinfo: u8,
+    /// Force Unit Access.
+    pub fua: bool,
+    /// Limited Retry.
+    pub lr: bool,
+}
+
+/// CDW10 of Dataset Management (NVM 3.2.3).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct DsmCdw10 {
+    /// Number of Ranges, zero-based.
+    pub nr_z: u8,
+    #[bits(24)]
+    __: u32,
+}
+
+/// CDW11 of Dataset Management (NVM 3.2.3).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct DsmCdw11 {
+    /// Integral Dataset for Read.
+    pub idr: bool,
+    /// Integral Dataset for Write.
+    pub idw: bool,
+    /// Deallocate.
+    pub ad: bool,
+    #[bits(29)]
+    __: u32,
+}
+
+/// A range of Dataset Management, 16 bytes (NVM 3.2.3.1).
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct DsmRange {
+    /// Context Attributes: hints.
+    pub cattr: u32,
+    /// Length in logical blocks; not zero-based.
+    pub nlb: u32,
+    /// Starting LBA.
+    pub slba: u64,
+}
+assert_size!(DsmRange, 16);
+
+/// The most ranges of a Dataset Management command.
+pub const DSM_MAX_RANGES: usize = 256;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,6 +414,10 @@ mod tests {
         assert_eq!(u32::from(RwCdw12::new().with_fua(true)), 1 << 30);
         assert_eq!(u32::from(RwCdw12::new().with_prinfo(0xF)), 0xF << 26);
         assert_eq!(u8::from(CommandFlags::new().with_psdt(1)), 1 << 6);
+        assert_eq!(u32::from(WriteZeroesCdw12::new().with_nsz(true)), 1 << 23);
+        assert_eq!(u32::from(WriteZeroesCdw12::new().with_deac(true)), 1 << 25);
+        assert_eq!(u32::from(WriteZeroesCdw12::new().with_fua(true)), 1 << 30);
+        assert_eq!(u32::from(DsmCdw11::new().with_ad(true)), 1 << 2);
     }
 
     #[test]

@@ -1,22 +1,26 @@
 //! I/O commands: checked, turned into storage requests, and finished (NVM 3.2).
 
+mod job;
+mod prepare;
+
 use std::collections::VecDeque;
 
-use nvme_spec::{NSID_BROADCAST, NvmOpcode, Sqe, Status, queue::RwCdw12};
-use storage::{BlockQueue, IoError, Op, OpenError, Queue, Reaped, Request, STEP_BYTES, Submitted};
+use nvme_spec::{Sqe, Status, queue::DsmRange};
+use storage::{BlockQueue, IoError, Op, OpenError, Queue, Reaped, Request, Submitted};
 
+pub(crate) use self::prepare::cost;
+use self::{job::Job, prepare::Prepared};
 use crate::{
     command::Command,
-    namespace::Namespace,
-    prp,
     range_table::{Access, RangeTable},
     shared::Shared,
-    table::{self, IoKind},
     work::Work,
 };
 
 /// Commands that a shard can have in flight; more wait in their queues.
 pub(crate) const IN_FLIGHT: usize = 256;
+/// Requests of one command submitted in a row, before other commands have their turn.
+const REQUESTS_AT_ONCE: usize = 16;
 /// Segments that a request has room for from the start: 128 KiB of pages and an offset.
 const SEGMENTS: usize = 33;
 
@@ -33,8 +37,8 @@ pub(crate) enum Started {
 enum Submission {
     /// It came back with its status.
     Back(Box<Request>, Status),
-    /// It is with a namespace's backend, or waits to be.
-    Kept(usize),
+    /// It is with its namespace's backend, or waits to be.
+    Kept,
 }
 
 /// A pending command that has finished.
@@ -61,14 +65,15 @@ pub(crate) struct IoEngine {
 struct Slot {
     /// At rest or deferred here; with the backend while pending.
     request: Option<Box<Request>>,
+    /// Room for the ranges of a Dataset Management command, while there is none.
+    ranges: Vec<DsmRange>,
     pending: Option<Pending>,
 }
 
 struct Pending {
     command: Command,
     sqe: Sqe,
-    /// The namespace, as an index, whose backend has or will have the request.
-    namespace: usize,
+    job: Job,
 }
 
 impl IoEngine {
@@ -80,6 +85,7 @@ impl IoEngine {
             .collect::<Result<_, _>>()?;
         let slot = |_| Slot {
             request: Some(Box::new(Request::with_capacity(SEGMENTS))),
+            ranges: Vec::new(),
             pending: None,
         };
         let count = u16::try_from(IN_FLIGHT).unwrap_or(u16::MAX);
@@ -107,89 +113,88 @@ impl IoEngine {
         !self.deferred.is_empty() || (!self.is_idle() && self.queues.iter().any(Queue::runnable))
     }
 
-    /// What a command costs beyond the first [`STEP_BYTES`] of its data, in such steps.
-    pub(crate) fn cost(&self, shared: &Shared, sqe: &Sqe) -> u32 {
-        let nlb = u64::from(RwCdw12::from(sqe.cdw12).nlb_z()) + 1;
-        let bytes = shared
-            .namespace(sqe.nsid)
-            .map_or(0, |namespace| namespace.bytes(nlb));
-        let bytes = bytes.min(shared.config.mdts_bytes.into());
-        u32::try_from(bytes / STEP_BYTES).unwrap_or(u32::MAX)
-    }
-
     /// Starts a command; the caller has made sure of [`room`](Self::room).
     pub(crate) fn start(&mut self, work: &Work<'_>, command: Command, sqe: &Sqe) -> Started {
         let Some(tag) = self.free.pop() else {
             return Started::Done(command, Status::INTERNAL_ERROR);
         };
-        let Some(mut request) = self
-            .slots
-            .get_mut(usize::from(tag))
-            .and_then(|s| s.request.take())
-        else {
+        let slot = self.slots.get_mut(usize::from(tag));
+        let taken = slot.and_then(|slot| {
+            let request = slot.request.take()?;
+            Some((request, Job::new(std::mem::take(&mut slot.ranges))))
+        });
+        let Some((mut request, mut job)) = taken else {
             return Started::Done(command, Status::INTERNAL_ERROR);
         };
-        let namespace = match prepare(work, &mut request, sqe) {
-            Ok(namespace) => namespace,
-            Err(status) => {
-                self.retire(tag, request);
-                return Started::Done(command, status);
-            }
+        let status = match prepare::prepare(work, sqe, &mut request, &mut job) {
+            Ok(Prepared::Request) => None,
+            Ok(Prepared::Nothing) => Some(Status::SUCCESS),
+            Err(status) => Some(status),
         };
+        if let Some(status) = status {
+            self.retire(tag, request, job);
+            return Started::Done(command, status);
+        }
         request.tag = u64::from(tag);
-        match self.submit(work, sqe, namespace, request) {
+        match self.submit(work, &mut job, request) {
             Submission::Back(request, status) => {
-                self.retire(tag, request);
+                self.retire(tag, request, job);
                 Started::Done(command, status)
             }
-            Submission::Kept(namespace) => {
-                let pending = Pending {
-                    command,
-                    sqe: *sqe,
-                    namespace,
-                };
+            Submission::Kept => {
                 if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
-                    slot.pending = Some(pending);
+                    slot.pending = Some(Pending {
+                        command,
+                        sqe: *sqe,
+                        job,
+                    });
                 }
                 Started::Pending
             }
         }
     }
 
-    /// Gives a request to its backend, if nobody uses its range, and when it comes back at once
-    /// says how it went. A Flush of every namespace goes on to the next one here.
-    fn submit(
-        &mut self,
-        work: &Work<'_>,
-        sqe: &Sqe,
-        mut namespace: usize,
-        mut request: Box<Request>,
-    ) -> Submission {
-        loop {
-            let Some(queue) = self.queues.get_mut(namespace) else {
-                return Submission::Back(request, Status::SUCCESS);
+    /// Gives a command's request to its backend, if nobody uses its range, and says how it went
+    /// if it comes back at once. A command of several requests goes on to the next one here, a
+    /// few at a time.
+    fn submit(&mut self, work: &Work<'_>, job: &mut Job, mut request: Box<Request>) -> Submission {
+        for _ in 0..REQUESTS_AT_ONCE {
+            let Some(queue) = self.queues.get_mut(job.namespace) else {
+                return Submission::Back(request, Status::INTERNAL_ERROR);
             };
-            if !take_range(work, namespace, &request) {
-                self.defer(request);
-                return Submission::Kept(namespace);
+            if !take_range(work, job.namespace, &request) {
+                break;
             }
             let (back, result) = match queue.submit(request, work.memory) {
                 Submitted::Done(back, result) => (back, result),
-                Submitted::Pending => return Submission::Kept(namespace),
+                Submitted::Pending => return Submission::Kept,
                 Submitted::Full(back) => {
-                    give_range(work, namespace, &back);
-                    self.defer(back);
-                    return Submission::Kept(namespace);
+                    give_range(work, job.namespace, &back);
+                    request = back;
+                    break;
                 }
             };
-            give_range(work, namespace, &back);
-            let status = settle(work, sqe, &back, result);
-            if !status.is_success() || !is_broadcast_flush(sqe) {
-                return Submission::Back(back, status);
-            }
-            namespace += 1;
             request = back;
+            if let Some(status) = self.returned(work, job, &mut request, result) {
+                return Submission::Back(request, status);
+            }
         }
+        self.defer(request);
+        Submission::Kept
+    }
+
+    /// A request came back: the command's status, or `None` when the request is its next one.
+    fn returned(
+        &self,
+        work: &Work<'_>,
+        job: &mut Job,
+        request: &mut Request,
+        result: Result<(), IoError>,
+    ) -> Option<Status> {
+        give_range(work, job.namespace, request);
+        let status = settle(work, request, result);
+        let more = status.is_success() && job.next(work, request);
+        (!more).then_some(status)
     }
 
     /// Keeps a request that cannot be submitted now; the next reap tries again.
@@ -214,10 +219,9 @@ impl IoEngine {
             let Some(slot) = self.slots.get_mut(usize::from(tag)) else {
                 continue;
             };
-            if let (Some(request), Some(pending)) = (slot.request.take(), &slot.pending) {
-                let (sqe, namespace) = (pending.sqe, pending.namespace);
-                let submission = self.submit(work, &sqe, namespace, request);
-                self.proceed(submission, tag, finished);
+            if let (Some(request), Some(mut pending)) = (slot.request.take(), slot.pending.take()) {
+                let submission = self.submit(work, &mut pending.job, request);
+                self.proceed(submission, tag, pending, finished);
             }
         }
         let mut reaped = std::mem::take(&mut self.reaped);
@@ -225,35 +229,46 @@ impl IoEngine {
             queue.kick();
             queue.reap(&mut reaped);
         }
-        for (request, result) in reaped.drain(..) {
-            let Ok(tag) = u16::try_from(request.tag) else {
+        for (mut request, result) in reaped.drain(..) {
+            let tag = request.tag;
+            let Some(mut pending) = self.slot(tag).and_then(|slot| slot.pending.take()) else {
                 continue;
             };
-            let pending = self
-                .slot(request.tag)
-                .and_then(|slot| slot.pending.as_ref());
-            let Some(pending) = pending else { continue };
-            let (sqe, namespace) = (pending.sqe, pending.namespace);
-            give_range(work, namespace, &request);
-            let status = settle(work, &sqe, &request, result);
-            let submission = if status.is_success() && is_broadcast_flush(&sqe) {
-                self.submit(work, &sqe, namespace + 1, request)
-            } else {
-                Submission::Back(request, status)
+            let submission = match self.returned(work, &mut pending.job, &mut request, result) {
+                Some(status) => Submission::Back(request, status),
+                None => self.submit(work, &mut pending.job, request),
             };
-            self.proceed(submission, tag, finished);
+            self.proceed(
+                submission,
+                u16::try_from(tag).unwrap_or_default(),
+                pending,
+                finished,
+            );
         }
         self.reaped = reaped;
     }
 
-    /// Finishes a pending command, or notes which namespace it is with now.
-    fn proceed(&mut self, submission: Submission, tag: u16, finished: &mut Vec<Finished>) {
+    /// Finishes a pending command, or keeps it pending.
+    fn proceed(
+        &mut self,
+        submission: Submission,
+        tag: u16,
+        pending: Pending,
+        finished: &mut Vec<Finished>,
+    ) {
         match submission {
-            Submission::Back(request, status) => self.finish(request, status, finished),
-            Submission::Kept(namespace) => {
-                let slot = self.slots.get_mut(usize::from(tag));
-                if let Some(pending) = slot.and_then(|slot| slot.pending.as_mut()) {
-                    pending.namespace = namespace;
+            Submission::Back(request, status) => {
+                let Pending { command, sqe, job } = pending;
+                self.retire(tag, request, job);
+                finished.push(Finished {
+                    command,
+                    sqe,
+                    status,
+                });
+            }
+            Submission::Kept => {
+                if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
+                    slot.pending = Some(pending);
                 }
             }
         }
@@ -267,7 +282,8 @@ impl IoEngine {
         };
         let index = self.slots.iter().position(waits)?;
         let slot = self.slots.get_mut(index)?;
-        let Pending { command, sqe, .. } = slot.pending.take()?;
+        let Pending { command, sqe, job } = slot.pending.take()?;
+        slot.ranges = job.into_ranges();
         let tag = u16::try_from(index).ok()?;
         self.deferred.retain(|&deferred| deferred != tag);
         self.free.push(tag);
@@ -281,22 +297,10 @@ impl IoEngine {
             .filter_map(|slot| Some(slot.pending.take()?.command))
     }
 
-    fn finish(&mut self, request: Box<Request>, status: Status, finished: &mut Vec<Finished>) {
-        let tag = request.tag;
-        let pending = self.slot(tag).and_then(|slot| slot.pending.take());
-        self.retire(u16::try_from(tag).unwrap_or_default(), request);
-        if let Some(Pending { command, sqe, .. }) = pending {
-            finished.push(Finished {
-                command,
-                sqe,
-                status,
-            });
-        }
-    }
-
-    fn retire(&mut self, tag: u16, request: Box<Request>) {
+    fn retire(&mut self, tag: u16, request: Box<Request>, job: Job) {
         if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
             slot.request = Some(request);
+            slot.ranges = job.into_ranges();
             self.free.push(tag);
         }
     }
@@ -326,86 +330,23 @@ fn ranges<'a>(work: &Work<'a>, namespace: usize) -> Option<&'a RangeTable> {
 
 const fn access(op: Op) -> Option<Access> {
     match op {
-        Op::Read => Some(Access::Read),
+        Op::Read | Op::Compare | Op::Verify => Some(Access::Read),
         Op::Write | Op::WriteZeroes | Op::Discard => Some(Access::Write),
         Op::Flush => None,
     }
 }
 
-/// Checks a command and fills its request; the namespace's index.
-fn prepare(work: &Work<'_>, request: &mut Request, sqe: &Sqe) -> Result<usize, Status> {
-    let kind = table::io_kind(sqe.nvm_opcode()).ok_or(Status::INVALID_OPCODE.dnr())?;
-    if sqe.flags.fuse() != 0 || sqe.flags.psdt() != 0 {
-        return Err(Status::INVALID_FIELD.dnr());
-    }
-    match kind {
-        IoKind::Flush => {
-            request.reset(0, Op::Flush, 0, 0);
-            if sqe.nsid == NSID_BROADCAST {
-                return Ok(0);
-            }
-            Ok(namespace(work, sqe)?.0)
-        }
-        IoKind::Read => read_or_write(work, request, sqe, Op::Read),
-        IoKind::Write => read_or_write(work, request, sqe, Op::Write),
-    }
-}
-
-fn read_or_write(
-    work: &Work<'_>,
-    request: &mut Request,
-    sqe: &Sqe,
-    op: Op,
-) -> Result<usize, Status> {
-    let (index, namespace) = namespace(work, sqe)?;
-    let cdw12 = RwCdw12::from(sqe.cdw12);
-    let nlb = u64::from(cdw12.nlb_z()) + 1;
-    if namespace.bytes(nlb) > u64::from(work.shared.config.mdts_bytes) {
-        return Err(Status::INVALID_FIELD.dnr());
-    }
-    // No directive is supported, so no write may name one.
-    if op == Op::Write && cdw12.dtype() != 0 {
-        return Err(Status::INVALID_FIELD.dnr());
-    }
-    let (offset, len) = namespace.range(sqe.slba(), nlb)?;
-    request.reset(0, op, offset, len);
-    request.fua = cdw12.fua();
-    prp::walk(
-        request,
-        work.memory,
-        work.page_bytes(),
-        sqe.prp1,
-        sqe.prp2,
-        len,
-    )?;
-    Ok(index)
-}
-
-/// The namespace that a command names, with its index (Base 3.2.1.2).
-fn namespace<'a>(work: &Work<'a>, sqe: &Sqe) -> Result<(usize, &'a Namespace), Status> {
-    if sqe.nsid == NSID_BROADCAST {
-        return Err(Status::INVALID_FIELD.dnr());
-    }
-    let namespace = work
-        .shared
-        .namespace(sqe.nsid)
-        .ok_or(Status::INVALID_NAMESPACE.dnr())?;
-    Ok((namespace.nsid as usize - 1, namespace))
-}
-
-fn is_broadcast_flush(sqe: &Sqe) -> bool {
-    sqe.nvm_opcode() == NvmOpcode::FLUSH && sqe.nsid == NSID_BROADCAST
-}
-
-/// The status of a request that came back, and its place in the counters.
-fn settle(work: &Work<'_>, sqe: &Sqe, request: &Request, result: Result<(), IoError>) -> Status {
+/// The status of a request that came back, and its place in the counters. What counts as read
+/// and written is the SMART log's choice (NVM 4.1.4.2).
+fn settle(work: &Work<'_>, request: &Request, result: Result<(), IoError>) -> Status {
     let error = match result {
         Ok(()) => {
             match request.op {
-                Op::Read => {
+                Op::Read | Op::Compare => {
                     work.stats.reads.add(1);
                     work.stats.bytes_read.add(request.len);
                 }
+                Op::Verify => work.stats.bytes_read.add(request.len),
                 Op::Write => {
                     work.stats.writes.add(1);
                     work.stats.bytes_written.add(request.len);
@@ -419,14 +360,15 @@ fn settle(work: &Work<'_>, sqe: &Sqe, request: &Request, result: Result<(), IoEr
     match error {
         IoError::OutOfRange { .. } => Status::LBA_OUT_OF_RANGE.dnr(),
         IoError::GuestMemory { .. } => Status::DATA_TRANSFER_ERROR.dnr(),
+        IoError::Miscompare => Status::COMPARE_FAILURE.dnr(),
         IoError::Cancelled => Status::ABORT_REQUESTED,
         IoError::Backend { errno } => {
             work.stats.media_errors.add(1);
-            tracing::debug!(errno, nsid = sqe.nsid, op = ?request.op, "the backend failed");
+            tracing::debug!(errno, op = ?request.op, "the backend failed");
             match request.op {
-                Op::Read => Status::UNRECOVERED_READ_ERROR,
-                Op::Write => Status::WRITE_FAULT,
-                Op::Flush | Op::WriteZeroes | Op::Discard => Status::INTERNAL_ERROR,
+                Op::Read | Op::Compare | Op::Verify => Status::UNRECOVERED_READ_ERROR,
+                Op::Write | Op::WriteZeroes => Status::WRITE_FAULT,
+                Op::Flush | Op::Discard => Status::INTERNAL_ERROR,
             }
         }
     }

@@ -1,0 +1,61 @@
+//! A command of several requests, and which comes next.
+
+use nvme_spec::queue::DsmRange;
+use storage::{Op, Request};
+
+use crate::work::Work;
+
+/// What is left of a command behind the request it has now.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The namespace, as an index, whose backend has or will have the request.
+    pub(super) namespace: usize,
+    /// The command is a Flush that goes on to every namespace.
+    pub(super) every_namespace: bool,
+    /// The ranges of a Dataset Management command, all checked.
+    ranges: Vec<DsmRange>,
+    /// The first range that is not done.
+    next: usize,
+}
+
+impl Job {
+    /// A job of one request, with room for ranges that was used before.
+    pub(super) fn new(mut ranges: Vec<DsmRange>) -> Self {
+        ranges.clear();
+        Self {
+            namespace: 0,
+            every_namespace: false,
+            ranges,
+            next: 0,
+        }
+    }
+
+    /// The room for ranges, to be used again.
+    pub(super) fn into_ranges(self) -> Vec<DsmRange> {
+        self.ranges
+    }
+
+    /// The ranges, to be filled.
+    pub(super) const fn ranges(&mut self) -> &mut Vec<DsmRange> {
+        &mut self.ranges
+    }
+
+    /// Makes `request` the command's next one, if there is another.
+    pub(super) fn next(&mut self, work: &Work<'_>, request: &mut Request) -> bool {
+        if self.every_namespace {
+            self.namespace += 1;
+            return self.namespace < work.shared.namespaces.len();
+        }
+        while let Some(range) = self.ranges.get(self.next).copied() {
+            self.next += 1;
+            let namespace = work.shared.namespaces.get(self.namespace);
+            let bytes = namespace.and_then(|n| n.range(range.slba, range.nlb.into()).ok());
+            // A range without blocks asks for nothing.
+            if let Some((offset, len)) = bytes.filter(|&(_, len)| len > 0) {
+                request.reset(request.tag, Op::Discard, offset, len);
+                return true;
+            }
+        }
+        false
+    }
+}

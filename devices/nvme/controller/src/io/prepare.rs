@@ -1,0 +1,172 @@
+//! I/O commands checked and turned into their first request (NVM 3.2).
+
+use nvme_spec::{
+    NSID_BROADCAST, Sqe, Status,
+    queue::{DSM_MAX_RANGES, DsmCdw10, DsmCdw11, DsmRange, RwCdw12, WriteZeroesCdw12},
+};
+use storage::{Op, Request, STEP_BYTES};
+use vm_memory::{Bytes, GuestAddress};
+use zerocopy::IntoBytes;
+
+use super::job::Job;
+use crate::{
+    namespace::Namespace,
+    prp,
+    shared::Shared,
+    table::{self, IoKind},
+    work::Work,
+};
+
+/// What a command costs beyond the first [`STEP_BYTES`] of its data, in such steps.
+pub(crate) fn cost(shared: &Shared, sqe: &Sqe) -> u32 {
+    let nlb = u64::from(RwCdw12::from(sqe.cdw12).nlb_z()) + 1;
+    let bytes = shared
+        .namespace(sqe.nsid)
+        .map_or(0, |namespace| namespace.bytes(nlb));
+    let bytes = bytes.min(shared.config.mdts_bytes.into());
+    u32::try_from(bytes / STEP_BYTES).unwrap_or(u32::MAX)
+}
+
+/// What a checked command is made into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Prepared {
+    /// Its first request is filled.
+    Request,
+    /// Nothing is to be done.
+    Nothing,
+}
+
+/// Checks a command, and fills its first request and its job.
+pub(super) fn prepare(
+    work: &Work<'_>,
+    sqe: &Sqe,
+    request: &mut Request,
+    job: &mut Job,
+) -> Result<Prepared, Status> {
+    let kind = table::io_kind(sqe.nvm_opcode()).ok_or(Status::INVALID_OPCODE.dnr())?;
+    if sqe.flags.fuse() != 0 || sqe.flags.psdt() != 0 {
+        return Err(Status::INVALID_FIELD.dnr());
+    }
+    if kind == IoKind::Flush && sqe.nsid == NSID_BROADCAST {
+        request.reset(0, Op::Flush, 0, 0);
+        job.every_namespace = true;
+        return Ok(Prepared::Request);
+    }
+    let (index, namespace) = namespace(work, sqe)?;
+    job.namespace = index;
+    match kind {
+        IoKind::Flush => request.reset(0, Op::Flush, 0, 0),
+        IoKind::Read => transfer(work, namespace, sqe, request, Op::Read)?,
+        IoKind::Write => {
+            // No directive is supported, so no write may name one.
+            if RwCdw12::from(sqe.cdw12).dtype() != 0 {
+                return Err(Status::INVALID_FIELD.dnr());
+            }
+            transfer(work, namespace, sqe, request, Op::Write)?;
+        }
+        IoKind::Compare => transfer(work, namespace, sqe, request, Op::Compare)?,
+        IoKind::Verify => range(namespace, sqe, request, Op::Verify)?,
+        IoKind::WriteZeroes => {
+            let cdw12 = WriteZeroesCdw12::from(sqe.cdw12);
+            // Deallocated blocks must read as zeroes then (NVM 3.2.8).
+            let discards = namespace.device.capabilities().discard_zeroes;
+            let op = if cdw12.deac() && discards {
+                Op::Discard
+            } else {
+                Op::WriteZeroes
+            };
+            range(namespace, sqe, request, op)?;
+            request.fua = cdw12.fua();
+        }
+        IoKind::DatasetManagement => return dataset_management(work, namespace, sqe, request, job),
+    }
+    Ok(Prepared::Request)
+}
+
+/// A command that moves the data of its blocks.
+fn transfer(
+    work: &Work<'_>,
+    namespace: &Namespace,
+    sqe: &Sqe,
+    request: &mut Request,
+    op: Op,
+) -> Result<(), Status> {
+    let nlb = u64::from(RwCdw12::from(sqe.cdw12).nlb_z()) + 1;
+    if namespace.bytes(nlb) > u64::from(work.shared.config.mdts_bytes) {
+        return Err(Status::INVALID_FIELD.dnr());
+    }
+    range(namespace, sqe, request, op)?;
+    let len = request.len;
+    prp::walk(
+        request,
+        work.memory,
+        work.page_bytes(),
+        sqe.prp1,
+        sqe.prp2,
+        len,
+    )
+}
+
+/// A command's range of blocks; SLBA, NLB and FUA are where Read has them.
+fn range(namespace: &Namespace, sqe: &Sqe, request: &mut Request, op: Op) -> Result<(), Status> {
+    let cdw12 = RwCdw12::from(sqe.cdw12);
+    let (offset, len) = namespace.range(sqe.slba(), u64::from(cdw12.nlb_z()) + 1)?;
+    request.reset(0, op, offset, len);
+    request.fua = cdw12.fua();
+    Ok(())
+}
+
+/// Dataset Management (NVM 3.2.3). The ranges are copied once, and all are checked before one
+/// is touched; without AD they are hints, of which nothing is made here.
+fn dataset_management(
+    work: &Work<'_>,
+    namespace: &Namespace,
+    sqe: &Sqe,
+    request: &mut Request,
+    job: &mut Job,
+) -> Result<Prepared, Status> {
+    let count = usize::from(DsmCdw10::from(sqe.cdw10).nr_z()) + 1;
+    let bytes = count * size_of::<DsmRange>();
+    request.segments.clear();
+    prp::walk(
+        request,
+        work.memory,
+        work.page_bytes(),
+        sqe.prp1,
+        sqe.prp2,
+        bytes as u64,
+    )?;
+    let mut ranges = [DsmRange::default(); DSM_MAX_RANGES];
+    let ranges = ranges.get_mut(..count).unwrap_or_default();
+    let mut rest = ranges.as_mut_bytes();
+    for segment in &request.segments {
+        let (now, later) = rest.split_at_mut(rest.len().min(segment.len as usize));
+        work.memory
+            .read_slice(now, GuestAddress(segment.addr))
+            .map_err(|_| Status::DATA_TRANSFER_ERROR.dnr())?;
+        rest = later;
+    }
+    for range in &*ranges {
+        namespace.range(range.slba, range.nlb.into())?;
+    }
+    if DsmCdw11::from(sqe.cdw11).ad() {
+        job.ranges().extend_from_slice(ranges);
+    }
+    Ok(if job.next(work, request) {
+        Prepared::Request
+    } else {
+        Prepared::Nothing
+    })
+}
+
+/// The namespace that a command names, with its index (Base 3.2.1.2).
+fn namespace<'a>(work: &Work<'a>, sqe: &Sqe) -> Result<(usize, &'a Namespace), Status> {
+    if sqe.nsid == NSID_BROADCAST {
+        return Err(Status::INVALID_FIELD.dnr());
+    }
+    let namespace = work
+        .shared
+        .namespace(sqe.nsid)
+        .ok_or(Status::INVALID_NAMESPACE.dnr())?;
+    Ok((namespace.nsid as usize - 1, namespace))
+}
