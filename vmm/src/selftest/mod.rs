@@ -117,10 +117,12 @@ fn said(report: &Report) -> String {
 }
 
 impl Results {
-    /// Whether every test ran and none failed.
+    /// Whether there were tests, every one ran and none failed.
     #[must_use]
     pub fn good(&self) -> bool {
-        self.exit == GuestExit::Code(GUEST_SUCCESS) && self.report.good()
+        self.exit == GuestExit::Code(GUEST_SUCCESS)
+            && self.report.good()
+            && self.trouble().is_none()
     }
 
     /// What went wrong beyond single tests, if anything did.

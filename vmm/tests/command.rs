@@ -1,0 +1,108 @@
+//! The `ferrite` command: what it prints and how it ends.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::process::{Command, Output, Stdio};
+
+use nvme_suite::tap::Report;
+use serde_json::Value;
+use support::have_kvm;
+
+fn ferrite(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ferrite"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it starts")
+}
+
+/// Standard output of a run that ends with `code`.
+fn stdout(arguments: &[&str], code: i32) -> String {
+    let output = ferrite(arguments);
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{arguments:?}:\n{text}\n{errors}"
+    );
+    text
+}
+
+/// The last line of standard error of a run that could not be made.
+fn refusal(arguments: &[&str]) -> String {
+    let output = ferrite(arguments);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+const FEW: [&str; 3] = ["selftest", "--filter", "registers"];
+
+#[test]
+fn tap_and_json_tell_the_same_run() {
+    if !have_kvm() {
+        return;
+    }
+    let report = Report::parse(&stdout(&[&FEW[..], &["--format", "tap"]].concat(), 0));
+    assert!(report.good(), "{report:?}");
+    assert!(report.tests.len() > 10);
+    let json: Value = serde_json::from_str(&stdout(&[&FEW[..], &["--format", "json"]].concat(), 0))
+        .expect("JSON");
+    let tests = json.get("tests").and_then(Value::as_array).expect("tests");
+    let names = tests
+        .iter()
+        .map(|test| test.get("name").and_then(Value::as_str));
+    let tap_names = report.tests.iter().map(|test| Some(test.name.as_str()));
+    assert!(names.eq(tap_names), "{json:#}");
+}
+
+#[test]
+fn table_is_plain_when_piped_and_ends_with_the_totals() {
+    if !have_kvm() {
+        return;
+    }
+    let text = stdout(&FEW, 0);
+    assert!(!text.contains('\x1b'), "{text:?}");
+    let last = text.lines().last().expect("lines");
+    assert!(last.contains(" passed, 0 failed, "), "{text}");
+    let verbose = stdout(&[&FEW[..], &["--verbose"]].concat(), 0);
+    assert!(verbose.contains("registers.cap_as_two_dwords"), "{verbose}");
+}
+
+#[test]
+fn filter_that_matches_nothing_fails_and_says_so() {
+    if !have_kvm() {
+        return;
+    }
+    let text = stdout(&["selftest", "--filter", "nonesuch"], 1);
+    assert!(text.contains("the filter matches no test"), "{text}");
+}
+
+#[test]
+fn list_names_every_test_and_runs_none() {
+    let text = stdout(&["selftest", "--list"], 0);
+    let listed = text.lines().filter(|line| !line.starts_with(' '));
+    assert!(listed.eq(nvme_suite::tests().map(nvme_suite::Test::full_name)));
+    let some = stdout(&["selftest", "--list", "--filter", "registers.cap_*"], 0);
+    assert!(some.lines().count() >= 4 && !some.contains("aqa"), "{some}");
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_value_and_rule() {
+    for (option, words) in [
+        ("lba=513", ["lba=513", "power of two"]),
+        ("queues=0", ["queues", "1 to 65535"]),
+        ("colour=red", ["colour", "there is no such key"]),
+        ("backend=null", ["backend", "keeps no data"]),
+    ] {
+        let text = refusal(&["selftest", "--nvme", option]);
+        for word in words {
+            assert!(text.contains(word), "{option}: {text}");
+        }
+    }
+    assert!(refusal(&["selftest", "--filter", "a b"]).contains("--filter"));
+    assert!(refusal(&["nonesuch"]).contains("nonesuch"));
+}
