@@ -97,8 +97,8 @@ fn tail_wraps(env: &mut Env<'_>) -> Outcome {
 
 fn stride_separates_queues(env: &mut Env<'_>) -> Outcome {
     env.need_pairs(2)?;
-    env.nvme.create_pair(1, 8)?;
-    env.nvme.create_pair(2, 8)?;
+    env.nvme.create_pair(1, 2)?;
+    env.nvme.create_pair(2, 2)?;
     let sqe = flush(env, 0)?;
     let on_1 = env.nvme.enqueue(1, sqe)?;
     let on_2 = env.nvme.enqueue(2, sqe)?;

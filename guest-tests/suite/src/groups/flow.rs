@@ -211,6 +211,7 @@ fn sqhd_tells_what_was_consumed(env: &mut Env<'_>) -> Outcome {
 fn sqid_and_cid_come_back(env: &mut Env<'_>) -> Outcome {
     let (_, _, sqe) = simple(env)?;
     env.need_submission_queues(2)?;
+    env.need_entries(32)?;
     env.nvme.create_cq(&CqConfig::new(IO, 32))?;
     env.nvme.create_sq(&SqConfig::new(1, IO, 8))?;
     env.nvme.create_sq(&SqConfig::new(2, IO, 8))?;
@@ -256,6 +257,7 @@ fn many_sqs_share_a_cq(env: &mut Env<'_>) -> Outcome {
     let queues = env.context.found.submission_queues.min(4);
     env.need_submission_queues(2)?;
     let queues = u16::try_from(queues).unwrap_or(2);
+    env.need_entries(8)?;
     env.nvme.create_cq(&CqConfig::new(IO, 8))?;
     for sqid in 1..=queues {
         env.nvme.create_sq(&SqConfig::new(sqid, IO, 8))?;
@@ -283,6 +285,7 @@ fn busy_queue_starves_no_other(env: &mut Env<'_>) -> Outcome {
     const OTHER: u16 = 2;
     let (_, _, sqe) = simple(env)?;
     env.need_submission_queues(2)?;
+    env.need_entries(64)?;
     env.nvme.create_cq(&CqConfig::new(IO, 64))?;
     env.nvme.create_sq(&SqConfig::new(BUSY, IO, 32))?;
     env.nvme.create_sq(&SqConfig::new(OTHER, IO, 8))?;
@@ -327,6 +330,7 @@ fn several_queues_interleave(env: &mut Env<'_>) -> Outcome {
     let ns = env.ns()?;
     env.need_pairs(2)?;
     let queues = u16::try_from(env.pairs().min(4)).unwrap_or(2);
+    env.need_entries(8)?;
     const PER_QUEUE: u64 = 6;
     for qid in 1..=queues {
         env.nvme.create_pair(qid, 8)?;
@@ -360,6 +364,7 @@ fn several_queues_interleave(env: &mut Env<'_>) -> Outcome {
 fn nothing_is_posted_outside_the_cq(env: &mut Env<'_>) -> Outcome {
     const ENTRIES: u32 = 4;
     let (_, _, sqe) = simple(env)?;
+    env.need_entries(8)?;
     let page = env.nvme.page_bytes();
     let area = env.nvme.alloc(3 * page)?;
     env.guard(area);
@@ -382,6 +387,7 @@ fn nothing_is_posted_outside_the_cq(env: &mut Env<'_>) -> Outcome {
 
 fn queues_lie_where_the_host_says(env: &mut Env<'_>) -> Outcome {
     let (_, _, sqe) = simple(env)?;
+    env.need_entries(8)?;
     let page = env.nvme.page_bytes();
     let area = env.nvme.alloc(4 * page)?;
     // Submission queue behind the completion queue, with a page between them.

@@ -37,6 +37,8 @@ group! { "interrupts":
         "Once CSTS.RDY is 0 no interrupt comes for commands issued before.";
 }
 
+/// Entries of a queue, where the controller takes as many.
+const ENTRIES: u32 = 16;
 /// How long an interrupt may take.
 const ARRIVAL_NS: u64 = 2_000_000_000;
 
@@ -46,11 +48,12 @@ fn flush(env: &Env<'_>) -> Outcome<Sqe> {
 
 /// A queue pair with an interrupt vector, or without one.
 fn pair(env: &mut Env<'_>, qid: u16, vector: Option<u16>) -> Outcome {
+    let entries = ENTRIES.min(env.context.found.queue_entries);
     env.nvme.create_cq(&CqConfig {
         vector,
-        ..CqConfig::new(qid, 16)
+        ..CqConfig::new(qid, entries)
     })?;
-    Ok(env.nvme.create_sq(&SqConfig::new(qid, qid, 16))?)
+    Ok(env.nvme.create_sq(&SqConfig::new(qid, qid, entries))?)
 }
 
 /// The vector of I/O queue 1 in these tests: not the admin queue's where there is a choice.
@@ -127,9 +130,9 @@ fn every_completion_can_be_waited_for(env: &mut Env<'_>) -> Outcome {
     env.nvme.create_cq(&CqConfig {
         vector: Some(io_vector(env)),
         sleep: true,
-        ..CqConfig::new(IO, 4)
+        ..CqConfig::new(IO, 2)
     })?;
-    env.nvme.create_sq(&SqConfig::new(IO, IO, 4))?;
+    env.nvme.create_sq(&SqConfig::new(IO, IO, 2))?;
     for _ in 0..40 {
         env.nvme.io_ok(IO, sqe)?;
     }
@@ -277,6 +280,7 @@ fn unmasking_alone_delivers_nothing(env: &mut Env<'_>) -> Outcome {
 
 fn unconsumed_completions_survive_a_mask(env: &mut Env<'_>) -> Outcome {
     env.need_vectors(2)?;
+    env.need_entries(ENTRIES)?;
     let sqe = flush(env)?;
     let vector = 1;
     pair(env, IO, Some(vector))?;
@@ -325,6 +329,7 @@ fn idle_queue_raises_none(env: &mut Env<'_>) -> Outcome {
 fn not_more_than_completions(env: &mut Env<'_>) -> Outcome {
     const COMMANDS: u64 = 12;
     env.need_vectors(2)?;
+    env.need_entries(ENTRIES)?;
     let sqe = flush(env)?;
     let vector = 1;
     pair(env, IO, Some(vector))?;
@@ -348,6 +353,7 @@ fn not_more_than_completions(env: &mut Env<'_>) -> Outcome {
 
 fn none_after_reset(env: &mut Env<'_>) -> Outcome {
     env.need_vectors(2)?;
+    env.need_entries(ENTRIES)?;
     let sqe = flush(env)?;
     let vector = 1;
     pair(env, IO, Some(vector))?;

@@ -209,7 +209,7 @@ fn every_granted_queue_can_be_created(env: &mut Env<'_>) -> Outcome {
     let ns = env.ns()?;
     let pairs = u16::try_from(env.pairs().min(MOST)).unwrap_or(1);
     for qid in 1..=pairs {
-        env.nvme.create_pair(qid, 4)?;
+        env.nvme.create_pair(qid, 2)?;
     }
     for qid in (1..=pairs).rev() {
         one_read(env, ns, qid)?;
@@ -218,7 +218,7 @@ fn every_granted_queue_can_be_created(env: &mut Env<'_>) -> Outcome {
     let memory = env.nvme.alloc(4096)?;
     let cqe = env
         .nvme
-        .admin(command::create_cq(pairs, 3, memory.address, None))?;
+        .admin(command::create_cq(pairs, 1, memory.address, None))?;
     check::status("one more", cqe, Status::INVALID_QUEUE_IDENTIFIER)
 }
 
@@ -231,9 +231,9 @@ fn one_vector_per_queue_works(env: &mut Env<'_>) -> Outcome {
         env.nvme.create_cq(&CqConfig {
             vector: Some(qid % vectors),
             sleep: true,
-            ..CqConfig::new(qid, 4)
+            ..CqConfig::new(qid, 2)
         })?;
-        env.nvme.create_sq(&SqConfig::new(qid, qid, 4))?;
+        env.nvme.create_sq(&SqConfig::new(qid, qid, 2))?;
     }
     for qid in 1..=pairs {
         one_read(env, ns, qid)?;
