@@ -53,7 +53,8 @@ fn allocations_in(work: impl FnOnce()) -> u64 {
 
 const ENTRIES: u32 = 64;
 const BATCH: u16 = 32;
-const LARGE: u64 = 128 * 1024;
+/// The default MDTS.
+const LARGE: u64 = 512 * 1024;
 
 /// Submits a batch of reads and writes of one size by hand, so that the host driver's own
 /// bookkeeping does not count, and takes their completions.
@@ -77,9 +78,9 @@ fn batch(
             NvmOpcode::READ
         };
         let base = if opcode == NvmOpcode::WRITE {
-            command::write(1, u64::from(cid) * 64, blocks - 1)
+            command::write(1, u64::from(cid) * 128, blocks - 1)
         } else {
-            command::read(1, u64::from(cid) * 64, blocks - 1)
+            command::read(1, u64::from(cid) * 128, blocks - 1)
         };
         let prp2 = if blocks == 1 { 0 } else { list.address };
         let sqe = Sqe {
@@ -92,10 +93,16 @@ fn batch(
         transport.mem_write(at, zerocopy::IntoBytes::as_bytes(&sqe));
     }
     let tail = (*slot + u32::from(BATCH)) % ENTRIES;
+    let moved = |transport: &InProcess| {
+        let stats = transport.controller().stats();
+        stats.reads + stats.writes
+    };
+    let before = moved(transport);
     transport.write32(0x1008, tail);
-    for _ in 0..64 {
+    for _ in 0..512 {
         transport.relax();
     }
+    assert_eq!(moved(transport) - before, u64::from(BATCH));
     let mut cqe = Cqe::default();
     for step in 0..u32::from(BATCH) {
         let at = cq.address + u64::from((*slot + step) % ENTRIES) * 16;
@@ -128,8 +135,9 @@ fn counted(device: Arc<dyn BlockDevice>, bytes: u64) -> u64 {
             .mem_write(list.address + (page - 1) * 8, &entry.to_le_bytes());
     }
     let mut slot = 0;
-    // Once to warm up, and again as often as it takes to go around both rings.
-    batch(&mut driver, &mut slot, bytes, list, data);
+    // Once to warm up, with the smallest commands, and again as often as it takes to go around
+    // both rings.
+    batch(&mut driver, &mut slot, 4096, list, data);
     allocations_in(|| {
         for _ in 0..8 {
             batch(&mut driver, &mut slot, bytes, list, data);

@@ -18,7 +18,7 @@ use nvme_spec::{
     registers::{Cc, Csts, Register, Shn, Shst},
 };
 use pci::PciFunction;
-use storage::{GuestRam, IoError, null::Null};
+use storage::{GuestRam, IoError, null::Null, ram::Ram};
 use vm_memory::GuestAddress;
 use zerocopy::FromBytes;
 
@@ -152,6 +152,7 @@ fn a_reset_waits_for_the_backend_and_posts_nothing_after_it() {
     }
 }
 
+/// The host sees no RDY of before once it has set CC.EN again.
 #[test]
 fn enabling_again_before_the_reset_is_done_enables_after_it() {
     let device = Held::new(64);
@@ -161,7 +162,12 @@ fn enabling_again_before_the_reset_is_done_enables_after_it() {
     step(&mut driver, 20);
     let cc = driver.cc();
     driver.set_cc(cc.with_en(false));
+    assert!(csts(&mut driver).rdy());
     driver.set_cc(cc);
+    assert!(
+        !csts(&mut driver).rdy(),
+        "RDY of before answers the new CC.EN"
+    );
     step(&mut driver, 20);
     let state = driver.transport().controller().lifecycle();
     assert!(matches!(state, Lifecycle::Resetting { .. }), "{state:?}");
@@ -488,4 +494,349 @@ fn interrupts_are_coalesced_by_count_and_by_time() {
         8,
         "disabled for the vector"
     );
+}
+
+#[test]
+fn admin_commands_are_executed_while_a_backend_has_all_it_may_have() {
+    let device = Held::new(1000);
+    let mut machine = machine(&device, 1);
+    let mut driver = enabled(&mut machine);
+    flushes(&mut driver, 1, 300);
+    step(&mut driver, 50);
+    assert!(
+        device.with(|gate| gate.held) < 300,
+        "nothing limits the commands in flight"
+    );
+    driver.set_command_timeout(1_000_000);
+    driver
+        .identify_controller()
+        .expect("an admin command needs no place for I/O");
+}
+
+#[test]
+fn a_command_that_found_no_room_goes_before_later_ones() {
+    let device = Held::new(1);
+    let mut machine = machine(&device, 1);
+    let mut driver = enabled(&mut machine);
+    device.release(usize::MAX / 2);
+    let first = flushes(&mut driver, 1, 2);
+    for _ in 0..100 {
+        if driver.sq_room(2).expect("queue") > 0 {
+            flushes(&mut driver, 2, 1);
+        }
+        step(&mut driver, 1);
+        driver.process(2).expect("alive");
+        driver.process(1).expect("alive");
+    }
+    for token in first {
+        assert!(
+            driver.try_wait(token).expect("alive").is_some(),
+            "starved by later commands"
+        );
+    }
+}
+
+/// NVM 2.1.4 and the range table: reads that keep coming do not keep a write out.
+#[test]
+fn a_write_is_not_kept_out_by_reads_that_keep_coming() {
+    for reader in [1, 2] {
+        let device = Arc::new(Ram::new(64 << 20).expect("memory"));
+        let namespaces = vec![NamespaceConfig {
+            device,
+            lba_bytes: 512,
+        }];
+        let config = ControllerConfig {
+            namespaces,
+            shards: 2,
+            ..ControllerConfig::default()
+        };
+        let mut machine = InProcess::new(config, 3).expect("valid");
+        let mut driver = enabled(&mut machine);
+        // Queues 1 and 3 are on one shard, queue 2 on the other.
+        driver.create_pair(3, 64).expect("queues");
+        let (big, small) = (driver.alloc(512 * 1024), driver.alloc(512));
+        let (big, small) = (big.expect("memory"), small.expect("memory"));
+        let mut reads: Vec<Token> = Vec::new();
+        let mut write = None;
+        for round in 0..2000 {
+            while reads.len() < 4 {
+                let read = command::read(1, 0, 1023);
+                reads.push(driver.submit_data(reader, read, big).expect("submitted"));
+            }
+            step(&mut driver, 1);
+            if round == 4 {
+                let sqe = command::write(1, 0, 0);
+                write = Some(driver.submit_data(3, sqe, small).expect("submitted"));
+            }
+            reads.retain(|token| driver.try_wait(*token).expect("alive").is_none());
+        }
+        let write = driver.try_wait(write.expect("submitted")).expect("alive");
+        assert!(
+            write.is_some(),
+            "a write waits for ever behind reads on queue {reader}"
+        );
+    }
+}
+
+/// Linux rings the completion queues' doorbells once more after it has disabled the controller.
+#[test]
+fn a_doorbell_while_disabled_is_not_reported_in_the_next_life() {
+    let device = Held::new(1);
+    let mut machine = machine(&device, 1);
+    let mut driver = enabled(&mut machine);
+    driver.disable().expect("disabled");
+    driver.write_cq_doorbell(1, 1);
+    driver.enable(&Config::default()).expect("enabled");
+    let request = driver.request_event().expect("submitted");
+    step(&mut driver, 20);
+    assert_eq!(driver.try_wait(request).expect("alive"), None);
+}
+
+#[test]
+fn a_reset_drops_what_no_backend_has_taken() {
+    let device = Held::new(1);
+    let mut machine = machine(&device, 1);
+    let mut driver = enabled(&mut machine);
+    flushes(&mut driver, 1, 3);
+    step(&mut driver, 20);
+    let cc = driver.cc();
+    driver.set_cc(cc.with_en(false));
+    step(&mut driver, 5);
+    device.release(10);
+    step(&mut driver, 20);
+    assert!(!csts(&mut driver).rdy());
+    assert_eq!(
+        device.with(|gate| gate.submitted),
+        1,
+        "executed after CC.EN went to 0"
+    );
+}
+
+#[test]
+fn a_deleted_queue_aborts_what_no_backend_has_taken() {
+    let device = Held::new(1);
+    let mut machine = machine(&device, 2);
+    let mut driver = enabled(&mut machine);
+    let commands = flushes(&mut driver, 2, 3);
+    step(&mut driver, 20);
+    let delete = driver.submit(0, command::delete_sq(2)).expect("submitted");
+    step(&mut driver, 20);
+    device.release(10);
+    assert!(
+        driver
+            .wait(delete)
+            .expect("completed")
+            .status()
+            .is_success()
+    );
+    let statuses: Vec<Status> = commands
+        .into_iter()
+        .map(|token| {
+            driver
+                .try_wait(token)
+                .expect("alive")
+                .expect("completed")
+                .status()
+        })
+        .collect();
+    let [first, rest @ ..] = statuses.as_slice() else {
+        panic!("three")
+    };
+    assert!(first.is_success());
+    assert!(
+        rest.iter()
+            .all(|s| s.same_code(Status::ABORTED_SQ_DELETION)),
+        "{statuses:?}"
+    );
+    assert_eq!(device.with(|gate| gate.submitted), 1);
+}
+
+#[test]
+fn nothing_is_posted_without_bus_master_and_nothing_is_lost() {
+    let device = Held::new(8);
+    let mut machine = machine(&device, 1);
+    let mut driver = enabled(&mut machine);
+    let commands = flushes(&mut driver, 1, 2);
+    step(&mut driver, 5);
+    let command_register = driver.transport().config_read32(4) & 0xFFFF;
+    driver.transport().config_write32(4, command_register & !4);
+    device.release(2);
+    step(&mut driver, 50);
+    for token in &commands {
+        assert_eq!(
+            driver.try_wait(*token).expect("alive"),
+            None,
+            "posted without bus master"
+        );
+    }
+    driver.transport().config_write32(4, command_register);
+    for token in commands {
+        assert!(driver.wait(token).expect("completed").status().is_success());
+    }
+}
+
+#[test]
+fn an_aborted_event_request_completes_before_its_abort() {
+    let device = Held::new(1);
+    let mut machine = machine(&device, 1);
+    let mut driver = enabled(&mut machine);
+    let request = driver.request_event().expect("submitted");
+    step(&mut driver, 5);
+    driver
+        .submit(0, command::abort(0, request.cid))
+        .expect("submitted");
+    assert_eq!(driver.wait_any(0).expect("completed").cid, request.cid);
+}
+
+#[test]
+fn an_event_that_is_over_or_switched_off_is_not_reported() {
+    let device = Held::new(1);
+    let mut machine = machine(&device, 1);
+    let mut driver = enabled(&mut machine);
+    driver
+        .set_feature(FeatureId::ASYNC_EVENT_CONFIG, 0xFF)
+        .expect("set");
+    driver
+        .set_feature(FeatureId::TEMPERATURE_THRESHOLD, 300)
+        .expect("set");
+    driver
+        .set_feature(FeatureId::TEMPERATURE_THRESHOLD, 343)
+        .expect("set");
+    driver
+        .set_feature(FeatureId::ASYNC_EVENT_CONFIG, 0)
+        .expect("set");
+    let request = driver.request_event().expect("submitted");
+    step(&mut driver, 20);
+    assert_eq!(driver.try_wait(request).expect("alive"), None);
+}
+
+#[test]
+fn what_is_asked_during_a_shutdown_or_reset_follows_it() {
+    let device = Held::new(1);
+    let mut machine = machine(&device, 2);
+    let mut driver = enabled(&mut machine);
+    let cc = driver.cc();
+    driver.set_cc(cc.with_en(false));
+    driver.set_cc(cc.with_en(false).with_shn(Shn::Normal));
+    step(&mut driver, 20);
+    assert_eq!(
+        csts(&mut driver).shst(),
+        Shst::Complete,
+        "SHN during a reset"
+    );
+    driver.reset().expect("reset");
+    driver.prepare(&Config::default()).expect("prepared");
+    driver.set_cc(cc.with_en(false).with_shn(Shn::Normal));
+    driver.set_cc(cc.with_shn(Shn::None));
+    step(&mut driver, 20);
+    let state = driver.transport().controller().lifecycle();
+    assert_eq!(
+        state,
+        Lifecycle::Ready,
+        "CC.EN during the shutdown of a disabled controller"
+    );
+}
+
+#[test]
+fn a_shutdown_completes_the_deletion_it_came_upon() {
+    for shards in 1..=2 {
+        for seed in 0..20 {
+            let device = Held::new(8);
+            let namespace = NamespaceConfig {
+                device: Arc::new(device.clone()),
+                lba_bytes: 512,
+            };
+            let namespaces = vec![namespace];
+            let config = ControllerConfig {
+                namespaces,
+                shards,
+                ..ControllerConfig::default()
+            };
+            let mut machine = InProcess::new(config, seed * 77 + 1).expect("valid");
+            let mut driver = enabled(&mut machine);
+            flushes(&mut driver, 2, 1);
+            step(&mut driver, 5);
+            let delete = driver.submit(0, command::delete_sq(2)).expect("submitted");
+            step(&mut driver, 1);
+            let cc = driver.cc();
+            driver.set_cc(cc.with_shn(Shn::Normal));
+            device.release(1);
+            step(&mut driver, 20);
+            assert_eq!(csts(&mut driver).shst(), Shst::Complete);
+            let cqe = driver.try_wait(delete).expect("alive");
+            assert!(
+                cqe.is_some(),
+                "{shards} shards, seed {seed}: fetched, never completed"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_interrupt_comes_of_a_queue_that_is_gone() {
+    let device = Held::new(8);
+    device.release(8);
+    let mut machine = machine(&device, 1);
+    let mut driver = Driver::new(&mut machine).expect("a controller");
+    driver.enable(&Config::default()).expect("enabled");
+    let slow = InterruptCoalescing::new().with_thr_z(255).with_time(255);
+    driver
+        .set_feature(FeatureId::INTERRUPT_COALESCING, slow.into())
+        .expect("set");
+    driver
+        .create_cq(&nvme_host::CqConfig {
+            vector: Some(1),
+            ..nvme_host::CqConfig::new(1, 32)
+        })
+        .expect("queue");
+    driver
+        .create_sq(&nvme_host::SqConfig::new(1, 1, 32))
+        .expect("queue");
+    driver.exec(1, command::flush(1)).expect("completed");
+    driver.delete_sq(1).expect("deleted");
+    driver.delete_cq(1).expect("deleted");
+    let before = driver.transport().interrupts(1);
+    driver.transport().advance(1_000_000_000);
+    step(&mut driver, 10);
+    assert_eq!(driver.transport().interrupts(1), before);
+}
+
+/// Long transfers are charged: a poll of a budget of 16 takes few of them.
+#[test]
+fn a_poll_takes_no_more_commands_than_its_budget_pays_for() {
+    let device = Arc::new(Null::new(1 << 40));
+    let config = ControllerConfig {
+        namespaces: vec![NamespaceConfig {
+            device,
+            lba_bytes: 4096,
+        }],
+        mdts_bytes: 64 << 20,
+        ..ControllerConfig::default()
+    };
+    let mut machine = InProcess::new(config, 1).expect("valid");
+    let mut driver = Driver::new(&mut machine).expect("a controller");
+    driver.enable(&Config::default()).expect("enabled");
+    driver.create_pair(1, 64).expect("queues");
+    let data = driver.alloc(1 << 20).expect("memory");
+    for blocks in [256, 1] {
+        let before = driver.transport().controller().stats().io_commands;
+        let tokens: Vec<Token> = (0..32)
+            .map(|_| {
+                let part = nvme_host::Buffer {
+                    bytes: u64::from(blocks) * 4096,
+                    ..data
+                };
+                let read = command::read(1, 0, blocks - 1);
+                driver.enqueue_data(1, read, part).expect("queued")
+            })
+            .collect();
+        driver.ring(1).expect("rung");
+        driver.transport().step();
+        let taken = driver.transport().controller().stats().io_commands - before;
+        let expected = if blocks == 1 { 16 } else { 2 };
+        assert_eq!(taken, expected, "{blocks} blocks");
+        for token in tokens {
+            assert!(driver.wait(token).expect("completed").status().is_success());
+        }
+    }
 }

@@ -102,7 +102,7 @@ fn one_namespace_and_mixed_block_sizes_pass() {
 
 #[test]
 fn small_queues_and_transfers_pass() {
-    for (queue_entries, mdts_bytes) in [(2, 4096), (16, 8192), (1024, 64 << 20)] {
+    for (queue_entries, mdts_bytes) in [(2, 8192), (16, 16384), (1024, 64 << 20)] {
         suite(
             ControllerConfig {
                 queue_entries,

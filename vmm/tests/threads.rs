@@ -2,9 +2,13 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "support/held.rs"]
+mod held;
+
 use std::{fmt::Write, sync::Arc, time::Duration};
 
 use ferrite::nvme::{WaitPolicy, inprocess::InProcess};
+use held::Held;
 use nvme::{ControllerConfig, NamespaceConfig};
 use nvme_host::{Buffer, Config, Driver, Token, Transport, command};
 use nvme_suite::{Event, Filter, Stop};
@@ -109,4 +113,31 @@ fn no_read_sees_a_block_of_two_writes() {
         }
     }
     assert_eq!(mixed, 0, "of {} reads", ROUNDS * reads.len());
+}
+
+#[test]
+fn a_backend_that_tells_nobody_is_reaped_by_a_sleeping_worker() {
+    let device = Held::new(8);
+    let namespaces = vec![NamespaceConfig {
+        device: Arc::new(device.clone()),
+        lba_bytes: 512,
+    }];
+    let config = ControllerConfig {
+        namespaces,
+        ..ControllerConfig::default()
+    };
+    let policy = WaitPolicy {
+        spin: Duration::ZERO,
+    };
+    let mut machine = InProcess::with_threads(config, policy).expect("valid");
+    let mut driver = Driver::new(&mut machine).expect("a controller");
+    driver.enable(&Config::default()).expect("enabled");
+    driver.create_pair(1, 16).expect("queues");
+    let token = driver.submit(1, command::flush(1)).expect("submitted");
+    while device.with(|gate| gate.held) == 0 {
+        driver.transport().relax();
+    }
+    device.release(1);
+    driver.set_command_timeout(2_000_000_000);
+    assert!(driver.wait(token).expect("reaped").status().is_success());
 }

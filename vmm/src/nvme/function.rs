@@ -125,7 +125,8 @@ impl NvmeFunction {
             endpoint,
             controller: Arc::new(controller),
         };
-        function.follow_bus_master();
+        // Bus mastering is off until the guest switches it on.
+        let _ = function.config_write(0, &[]);
         Ok((function, shards))
     }
 
@@ -141,10 +142,6 @@ impl NvmeFunction {
         self.endpoint
             .msix()
             .is_some_and(|msix| msix.is_pending(vector))
-    }
-
-    fn follow_bus_master(&self) {
-        self.controller.set_bus_master(self.endpoint.bus_master());
     }
 }
 
@@ -192,6 +189,7 @@ impl PciFunction for NvmeFunction {
     fn reset(&self) {
         self.controller.function_reset();
         self.endpoint.reset();
-        self.follow_bus_master();
+        // Writing nothing runs what follows a write, in the order of the writes.
+        let _ = self.config_write(0, &[]);
     }
 }

@@ -132,7 +132,7 @@ impl InProcess {
 
     fn make(
         config: ControllerConfig,
-        engine: impl FnOnce(&Controller, Vec<Shard>) -> Engine,
+        engine: impl FnOnce(&Arc<Controller>, Vec<Shard>) -> Engine,
     ) -> Result<Self, FunctionError> {
         let size = usize::try_from(MEMORY_BYTES).unwrap_or(usize::MAX);
         #[expect(

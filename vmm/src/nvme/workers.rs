@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -74,7 +75,7 @@ impl Workers {
     /// # Errors
     /// When the kernel gives no eventfd or thread.
     pub fn start(
-        controller: &Controller,
+        controller: &Arc<Controller>,
         shards: Vec<Shard>,
         policy: WaitPolicy,
     ) -> Result<Self, WorkersError> {
@@ -86,10 +87,17 @@ impl Workers {
             let stop = Arc::new(AtomicBool::new(false));
             let wake = Arc::new(WakeFd(eventfd(0, flags)?));
             controller.set_waker(shard.id(), wake.clone());
-            let (stopped, woken) = (stop.clone(), wake.clone());
+            let (stopped, woken, failed) = (stop.clone(), wake.clone(), controller.clone());
             let thread = thread::Builder::new()
                 .name(format!("nvme-{}", shard.id()))
-                .spawn(move || run(shard, &stopped, &woken.0, policy))?;
+                .spawn(move || {
+                    let polling = AssertUnwindSafe(|| run(shard, &stopped, &woken.0, policy));
+                    if let Err(panic) = catch_unwind(polling) {
+                        // The guest must not wait for ever; whoever drops the workers hears why.
+                        failed.fail();
+                        resume_unwind(panic);
+                    }
+                })?;
             workers.threads.push(Worker {
                 stop,
                 wake,
@@ -110,7 +118,7 @@ impl Drop for Workers {
             if let Some(Err(panic)) = worker.thread.take().map(JoinHandle::join)
                 && !thread::panicking()
             {
-                std::panic::resume_unwind(panic);
+                resume_unwind(panic);
             }
         }
     }

@@ -157,7 +157,7 @@ const CONTROLLER_KEYS: [Key<NvmeOptions>; 11] = [
     Key {
         name: "mdts",
         form: "SIZE",
-        help: "the largest transfer: 4K to 64M, a power of two [512K]",
+        help: "the largest transfer: 8K to 64M, a power of two [512K]",
         set: |o, text| {
             o.mdts = parse_size(text)?;
             Ok(())
@@ -442,7 +442,7 @@ mod tests {
             ("depth=1", "depth", "2 to 65536"),
             ("vectors=2049", "vectors", "1 to 2048"),
             ("mdts=3M", "mdts", "power of two"),
-            ("mdts=2K", "mdts", "4096"),
+            ("mdts=4K", "mdts", "8192"),
             ("mdts=32K,lba=64K", "mdts", "65536"),
             ("workers=0", "workers", "1 to 64"),
             ("poll=-1", "poll", "0 to 1000000"),

@@ -10,6 +10,9 @@ use thiserror::Error;
 pub const LBA_BYTES: std::ops::RangeInclusive<u32> = 512..=64 * 1024;
 /// The memory page size that MDTS counts in, CAP.MPSMIN, in bytes.
 pub const MIN_PAGE_BYTES: u32 = 4096;
+/// The smallest data transfer that can be configured as the largest, in bytes: MDTS is a power of
+/// two of pages, and 0, which would be one page, means that there is no limit.
+pub const MIN_MDTS_BYTES: u32 = 8192;
 /// The largest data transfer that can be configured, in bytes.
 pub const MAX_MDTS_BYTES: u32 = 64 << 20;
 /// MSI-X vectors a function can have (PCI 3.0 6.8.2).
@@ -42,7 +45,7 @@ pub struct ControllerConfig {
     pub queue_entries: u32,
     /// MSI-X vectors, 1 to 2,048.
     pub vectors: u16,
-    /// Maximum Data Transfer Size in bytes: a power of two of at least a page (4,096) and a block.
+    /// Maximum Data Transfer Size in bytes: a power of two of at least two pages (8,192) and a block.
     pub mdts_bytes: u32,
     /// Report a volatile write cache; see [`CacheMode`].
     pub cache: CacheMode,
@@ -198,7 +201,7 @@ impl ControllerConfig {
             u64::from(MAX_SHARDS),
             "worker threads",
         )?;
-        power_of_two("mdts", self.mdts_bytes, MIN_PAGE_BYTES, MAX_MDTS_BYTES)?;
+        power_of_two("mdts", self.mdts_bytes, MIN_MDTS_BYTES, MAX_MDTS_BYTES)?;
         range(
             "namespaces",
             self.namespaces.len() as u64,
@@ -312,12 +315,12 @@ mod tests {
             ("depth", "65537", |c| c.queue_entries = 65_537),
             ("vectors", "2049", |c| c.vectors = 2049),
             ("workers", "0", |c| c.shards = 0),
-            ("mdts", "2048", |c| c.mdts_bytes = 2048),
+            ("mdts", "4096", |c| c.mdts_bytes = 4096),
             ("lba", "513", |c| c.namespaces[0].lba_bytes = 513),
             ("lba", "131072", |c| c.namespaces[0].lba_bytes = 131_072),
-            ("mdts", "4096", |c| {
-                c.mdts_bytes = 4096;
-                c.namespaces[0].lba_bytes = 8192;
+            ("mdts", "8192", |c| {
+                c.mdts_bytes = 8192;
+                c.namespaces[0].lba_bytes = 16384;
             }),
             ("size", "4097", |c| {
                 c.namespaces[0].device = Arc::new(Null::new(4097))

@@ -65,6 +65,7 @@ impl Controller {
             mailboxes: Mailboxes::new(config.shards),
             faults: AtomicU32::new(0),
             settings: Settings::new(config.vectors),
+            warnings: AtomicU32::new(0),
             error_log: Mutex::new(ErrorLog::new()),
             stats: (0..config.shards).map(|_| ShardStats::default()).collect(),
             interrupt,
@@ -125,17 +126,22 @@ impl Controller {
         let mut registers = lock(&self.shared.registers);
         let Registers {
             lifecycle,
-            epoch,
+            round,
             quiesce_left,
             ..
         } = *registers;
         *registers = Registers {
             lifecycle,
-            epoch,
+            round,
             quiesce_left,
             ..Registers::new()
         };
         self.shared.step(&mut registers, Event::FunctionReset);
+    }
+
+    /// Reports a fatal error to the host (CSTS.CFS): a thread that polled has died.
+    pub fn fail(&self) {
+        self.shared.fail();
     }
 
     /// Lets the controller read and write memory, or not: PCI's Bus Master Enable. While it may

@@ -25,8 +25,13 @@ const NOBODY: u32 = u32::MAX;
 /// Only shard 0 opens and closes doorbells, before a queue's creation and after its end.
 #[derive(Debug)]
 pub(crate) struct Doorbells {
-    pairs: Box<[[Doorbell; 2]]>,
+    pairs: Box<[Pair]>,
 }
+
+/// A queue pair's doorbells, on a cache line of their own: CPUs ring different pairs at once.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Pair([Doorbell; 2]);
 
 #[derive(Debug)]
 struct Doorbell {
@@ -42,12 +47,14 @@ impl Doorbells {
             owner: AtomicU32::new(NOBODY),
         };
         Self {
-            pairs: (0..=io_queues).map(|_| [doorbell(), doorbell()]).collect(),
+            pairs: (0..=io_queues)
+                .map(|_| Pair([doorbell(), doorbell()]))
+                .collect(),
         }
     }
 
     fn get(&self, qid: u16, side: Side) -> Option<&Doorbell> {
-        let [tail, head] = self.pairs.get(usize::from(qid))?;
+        let Pair([tail, head]) = self.pairs.get(usize::from(qid))?;
         Some(match side {
             Side::SqTail => tail,
             Side::CqHead => head,

@@ -81,6 +81,18 @@ impl Interrupts {
         signalled
     }
 
+    /// Signals a vector that has completions to tell of, whatever coalescing says.
+    pub(crate) fn signal_now(&mut self, shared: &Shared, vector: u16) {
+        let Some(state) = self.vectors.get_mut(usize::from(vector)) else {
+            return;
+        };
+        if state.completions > 0 {
+            *state = Vector::default();
+            self.raised.retain(|&raised| raised != vector);
+            shared.interrupt.signal(vector);
+        }
+    }
+
     /// Forgets everything: the controller was reset.
     pub(crate) fn clear(&mut self) {
         self.vectors.fill(Vector::default());

@@ -51,7 +51,7 @@ pub enum Event {
     EnableFailed,
     /// Every shard has finished what a shutdown or reset asked of it.
     Quiesced,
-    /// Something fatal: queue memory that cannot be reached.
+    /// Something fatal: queue memory that cannot be reached, or a thread that died.
     Fatal,
     /// A reset of the function: as `Disable`, from any state.
     FunctionReset,
@@ -71,8 +71,10 @@ impl Lifecycle {
             (L::Ready, E::Shutdown) => L::ShuttingDown { rdy: true },
             (L::ShuttingDown { rdy }, E::Quiesced) => L::ShutDown { rdy },
             (L::Resetting { .. }, E::Quiesced) => L::Disabled,
-            (L::Ready, E::Fatal) => L::Failed { rdy: true },
-            (L::ShuttingDown { rdy }, E::Fatal) => L::Failed { rdy },
+            // RDY of before must not answer the new CC.EN.
+            (L::Resetting { .. }, E::Enable) => L::Resetting { rdy: false },
+            (L::Failed { .. }, E::Fatal) => self,
+            (_, E::Fatal) => L::Failed { rdy: self.rdy() },
             (L::Disabled | L::Resetting { .. }, E::Disable) => self,
             (_, E::Disable | E::FunctionReset) => L::Resetting { rdy: self.rdy() },
             _ => self,
@@ -83,12 +85,6 @@ impl Lifecycle {
     #[must_use]
     pub const fn runs(self) -> bool {
         matches!(self, Self::Ready)
-    }
-
-    /// Whether the shards have something to finish.
-    #[must_use]
-    pub const fn quiescing(self) -> bool {
-        matches!(self, Self::ShuttingDown { .. } | Self::Resetting { .. })
     }
 
     const fn rdy(self) -> bool {
@@ -121,7 +117,7 @@ impl Lifecycle {
 mod tests {
     use super::{Event as E, Lifecycle as L};
 
-    const STATES: [L; 10] = [
+    const STATES: [L; 11] = [
         L::Disabled,
         L::Enabling,
         L::Ready,
@@ -129,6 +125,7 @@ mod tests {
         L::ShuttingDown { rdy: true },
         L::ShutDown { rdy: false },
         L::ShutDown { rdy: true },
+        L::Resetting { rdy: false },
         L::Resetting { rdy: true },
         L::Failed { rdy: false },
         L::Failed { rdy: true },
@@ -146,7 +143,7 @@ mod tests {
 
     /// One row a state, one column an event, in the order of the arrays above.
     #[rustfmt::skip]
-    const TABLE: [[L; 8]; 10] = {
+    const TABLE: [[L; 8]; 11] = {
         const D: L = L::Disabled;
         const EN: L = L::Enabling;
         const R: L = L::Ready;
@@ -160,14 +157,15 @@ mod tests {
         const F1: L = L::Failed { rdy: true };
         [
             // Enable Disable Shutdown Enabled EnableFailed Quiesced Fatal FunctionReset
-            [EN,  D,   SG0, D,   D,   D,   D,   RS0],
-            [EN,  RS0, SG0, R,   F0,  EN,  EN,  RS0],
+            [EN,  D,   SG0, D,   D,   D,   F0,  RS0],
+            [EN,  RS0, SG0, R,   F0,  EN,  F0,  RS0],
             [R,   RS1, SG1, R,   R,   R,   F1,  RS1],
             [SG0, RS0, SG0, SG0, SG0, SD0, F0,  RS0],
             [SG1, RS1, SG1, SG1, SG1, SD1, F1,  RS1],
-            [EN,  RS0, SD0, SD0, SD0, SD0, SD0, RS0],
-            [SD1, RS1, SD1, SD1, SD1, SD1, SD1, RS1],
-            [RS1, RS1, RS1, RS1, RS1, D,   RS1, RS1],
+            [EN,  RS0, SD0, SD0, SD0, SD0, F0,  RS0],
+            [SD1, RS1, SD1, SD1, SD1, SD1, F1,  RS1],
+            [RS0, RS0, RS0, RS0, RS0, D,   F0,  RS0],
+            [RS0, RS1, RS1, RS1, RS1, D,   F1,  RS1],
             [F0,  RS0, F0,  F0,  F0,  F0,  F0,  RS0],
             [F1,  RS1, F1,  F1,  F1,  F1,  F1,  RS1],
         ]

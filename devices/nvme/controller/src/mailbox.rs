@@ -25,8 +25,8 @@ pub(crate) enum Message {
     Enable,
     /// Fetch nothing more: the controller has failed.
     Halt,
-    /// Finish or drop everything, then report for this epoch.
-    Quiesce { epoch: Epoch, drop_queues: bool },
+    /// Finish or drop everything, then report for this round. A round that drops queues is an epoch.
+    Quiesce { round: Epoch, drop_queues: bool },
     /// Serve a new completion queue.
     AddCq {
         epoch: Epoch,

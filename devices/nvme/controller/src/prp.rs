@@ -8,11 +8,20 @@ use zerocopy::IntoBytes;
 /// PRP entries read from a list in one copy.
 const LIST_CHUNK: usize = 64;
 
-/// Appends the memory of a transfer of `len` bytes to `request`.
+/// A command's data buffer, as its two PRP entries describe it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Buffer {
+    pub(crate) prp1: u64,
+    pub(crate) prp2: u64,
+    /// Bytes; they decide what PRP entry 2 is.
+    pub(crate) len: u64,
+}
+
+/// Appends the memory of the first `most` bytes of a buffer to `request`.
 ///
 /// Each list is copied before it is looked at, and each page is checked to be memory. The work is
-/// bounded by `len`, which the caller has held against MDTS: a list that points to itself ends
-/// when the transfer is full.
+/// bounded by the length, which the caller has held against MDTS: a list that points to itself
+/// ends when the transfer is full.
 ///
 /// # Errors
 /// `INVALID_PRP_OFFSET` for an entry that is not aligned as its place asks;
@@ -21,32 +30,34 @@ pub(crate) fn walk(
     request: &mut Request,
     memory: &GuestRam,
     page_bytes: u64,
-    prp1: u64,
-    prp2: u64,
-    len: u64,
+    buffer: Buffer,
+    most: u64,
 ) -> Result<(), Status> {
+    let Buffer { prp1, prp2, len } = buffer;
     if !prp1.is_multiple_of(4) {
         return Err(Status::INVALID_PRP_OFFSET.dnr());
     }
     let first = len.min(page_bytes - prp1 % page_bytes);
-    push(request, memory, prp1, first)?;
+    push(request, memory, prp1, first.min(most))?;
     let left = len - first;
-    if left == 0 {
+    let most = most.saturating_sub(first);
+    if left == 0 || most == 0 {
         Ok(())
     } else if left <= page_bytes {
-        page(request, memory, page_bytes, prp2, left)
+        page(request, memory, page_bytes, prp2, left.min(most))
     } else {
-        list(request, memory, page_bytes, prp2, left)
+        list(request, memory, page_bytes, prp2, left, most)
     }
 }
 
-/// Follows a list, and the lists chained behind it, for `left` bytes.
+/// Follows a list of `left` bytes, and the lists chained behind it, for `most` of them.
 fn list(
     request: &mut Request,
     memory: &GuestRam,
     page_bytes: u64,
     mut at: u64,
     mut left: u64,
+    mut most: u64,
 ) -> Result<(), Status> {
     if !at.is_multiple_of(PRP_ENTRY_BYTES) {
         return Err(Status::INVALID_PRP_OFFSET.dnr());
@@ -62,14 +73,20 @@ fn list(
             (wanted, false)
         };
         while entries > 0 {
-            let count = entries.min(LIST_CHUNK as u64);
+            let count = entries
+                .min(LIST_CHUNK as u64)
+                .min(most.div_ceil(page_bytes));
             let part = usize::try_from(count).ok().and_then(|n| chunk.get_mut(..n));
             let part = part.unwrap_or_default();
             read(memory, at, part)?;
             for &entry in part.iter() {
                 let bytes = left.min(page_bytes);
-                page(request, memory, page_bytes, entry, bytes)?;
+                page(request, memory, page_bytes, entry, bytes.min(most))?;
                 left -= bytes;
+                most = most.saturating_sub(bytes);
+            }
+            if most == 0 {
+                return Ok(());
             }
             at = at.wrapping_add(count * PRP_ENTRY_BYTES);
             entries -= count;
@@ -140,7 +157,7 @@ mod tests {
         len: u64,
     ) -> Result<Vec<(u64, u32)>, Status> {
         let mut request = Request::default();
-        walk(&mut request, memory, PAGE, prp1, prp2, len)?;
+        walk(&mut request, memory, PAGE, Buffer { prp1, prp2, len }, len)?;
         let total: u64 = request.segments.iter().map(|s| u64::from(s.len)).sum();
         assert_eq!(total, len);
         Ok(request.segments.iter().map(|s| (s.addr, s.len)).collect())
@@ -199,6 +216,21 @@ mod tests {
         put(&memory, 0x10FF8, &[0x30000]);
         put(&memory, 0x30000, &[0x40000, 0x50000]);
         assert!(segments(&memory, 0x1000, 0x10FF8, 3 * PAGE).is_ok());
+    }
+
+    #[test]
+    fn a_part_of_a_buffer_is_found_without_the_rest() {
+        let memory = memory();
+        put(&memory, 0x10000, &[0x20000, 3]);
+        let mut request = Request::default();
+        let buffer = Buffer {
+            prp1: 0x1800,
+            prp2: 0x10000,
+            len: 1 << 30,
+        };
+        assert_eq!(walk(&mut request, &memory, PAGE, buffer, 0x900), Ok(()));
+        let found: Vec<_> = request.segments.iter().map(|s| (s.addr, s.len)).collect();
+        assert_eq!(found, [(0x1800, 0x800), (0x20000, 0x100)]);
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl CompletionQueue {
     /// Gives a slot back unused.
     pub(crate) fn release(&mut self, permit: Permit) {
         permit.forget();
+        debug_assert!(self.reserved > 0, "a slot was given back twice");
         self.reserved = self.reserved.saturating_sub(1);
     }
 
@@ -212,9 +213,9 @@ impl SubmissionQueue {
         self.rung != value
     }
 
-    /// Copies up to `most` waiting entries, as many as lie in a row, and moves the head past them.
-    pub(crate) fn fetch<'a>(
-        &mut self,
+    /// Copies up to `most` waiting entries, as many as lie in a row. The head stays.
+    pub(crate) fn copy<'a>(
+        &self,
         most: u32,
         into: &'a mut [Sqe],
         memory: &GuestRam,
@@ -229,12 +230,13 @@ impl SubmissionQueue {
         memory
             .read_slice(batch.as_mut_bytes(), GuestAddress(address))
             .map_err(|_| fault)?;
-        self.head += count;
-        if self.head == self.entries {
-            self.head = 0;
-        }
-        self.in_flight += count;
         Ok(batch)
+    }
+
+    /// Moves the head past `count` of the entries that were copied.
+    pub(crate) const fn take(&mut self, count: u32) {
+        self.head = (self.head + count) % self.entries;
+        self.in_flight += count;
     }
 }
 
@@ -315,11 +317,9 @@ mod tests {
         let mut sq = SubmissionQueue::new(1, 0, 4, 1);
         let mut buffer = [Sqe::default(); 8];
         let mut cids = |sq: &mut SubmissionQueue| -> Vec<u16> {
-            sq.fetch(8, &mut buffer, &memory)
-                .expect("mapped")
-                .iter()
-                .map(|s| s.cid)
-                .collect()
+            let copied = sq.copy(8, &mut buffer, &memory).expect("mapped");
+            sq.take(u32::try_from(copied.len()).expect("few"));
+            copied.iter().map(|sqe| sqe.cid).collect()
         };
         sq.set_tail(3).expect("in range");
         assert_eq!(cids(&mut sq), [0, 1, 2]);

@@ -10,7 +10,9 @@
 //! shard's next poll. With one shard nothing is taken: each step of its backends ends within one
 //! poll and at a block's end.
 //!
-//! Not yet: fairness. A write can be overtaken by reads that keep coming from other shards.
+//! A write that finds reads marks the stripe, and reads that come later let it go first. A mark
+//! says only that some write waits: a write that starts takes it away, and one that goes on waiting
+//! marks again when it is tried again.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -20,6 +22,8 @@ const STRIPE_SHIFT: u32 = 16;
 const WORDS: usize = 4096;
 /// A word's value when a write has it; otherwise it counts reads.
 const WRITING: u32 = u32::MAX;
+/// The bit of a word that says that a write waits.
+const WRITE_WAITS: u32 = 1 << 31;
 
 /// How a range is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +64,15 @@ impl RangeTable {
             .for_each(|word| give(word, access));
     }
 
+    /// A write that was refused will not be tried again: later reads need not wait for it.
+    pub(crate) fn forget_wait(&self, offset: u64, len: u64) {
+        for word in self.stripes(offset, len) {
+            let unmark = |value| (value != WRITING).then_some(value & !WRITE_WAITS);
+            // Nothing to do where a write has it now.
+            let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unmark);
+        }
+    }
+
     /// The words of a range, each once.
     fn stripes(&self, offset: u64, len: u64) -> impl Iterator<Item = &AtomicU32> {
         let words = self.words.len() as u64;
@@ -75,13 +88,15 @@ impl RangeTable {
 
 fn take(word: &AtomicU32, access: Access) -> bool {
     let next = |value: u32| match (access, value) {
-        (Access::Write, 0) => Some(WRITING),
-        (Access::Write, _) | (Access::Read, WRITING) => None,
+        (_, WRITING) => None,
+        (Access::Write, 0 | WRITE_WAITS) => Some(WRITING),
+        (Access::Write, reads) => (reads & WRITE_WAITS == 0).then_some(reads | WRITE_WAITS),
         // Commands in flight are far fewer than a word can count.
-        (Access::Read, readers) => Some(readers + 1),
+        (Access::Read, reads) => (reads & WRITE_WAITS == 0).then_some(reads + 1),
     };
-    word.fetch_update(Ordering::Acquire, Ordering::Relaxed, next)
-        .is_ok()
+    let before = word.fetch_update(Ordering::Acquire, Ordering::Relaxed, next);
+    // A write that found reads has only marked the word.
+    before.is_ok_and(|before| access == Access::Read || before & !WRITE_WAITS == 0)
 }
 
 fn give(word: &AtomicU32, access: Access) {
@@ -112,6 +127,30 @@ mod tests {
         assert!(!table.try_take(4095, 1, Access::Read));
         table.give(0, 4 * KIB, Access::Write);
         assert!(table.try_take(0, 4 * KIB, Access::Read));
+    }
+
+    #[test]
+    fn a_waiting_write_goes_before_later_reads() {
+        let table = RangeTable::new();
+        assert!(table.try_take(0, KIB, Access::Read));
+        assert!(!table.try_take(0, KIB, Access::Write));
+        assert!(!table.try_take(0, KIB, Access::Read), "overtook the write");
+        table.give(0, KIB, Access::Read);
+        assert!(table.try_take(0, KIB, Access::Write));
+        table.give(0, KIB, Access::Write);
+        assert!(
+            table.try_take(0, KIB, Access::Read),
+            "the mark outlived the write"
+        );
+    }
+
+    #[test]
+    fn a_write_that_gives_up_lets_reads_go_on() {
+        let table = RangeTable::new();
+        assert!(table.try_take(0, KIB, Access::Read));
+        assert!(!table.try_take(0, 200 * KIB, Access::Write));
+        table.forget_wait(0, 200 * KIB);
+        assert!(table.try_take(0, 200 * KIB, Access::Read));
     }
 
     #[test]

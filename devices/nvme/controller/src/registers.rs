@@ -35,9 +35,18 @@ pub(crate) struct Registers {
     pub(crate) interrupt_mask: u32,
     pub(crate) lifecycle: Lifecycle,
     /// Counts the times the shards were asked to quiesce.
-    pub(crate) epoch: Epoch,
+    pub(crate) round: Epoch,
+    /// What follows when the shards are done with the reset or shutdown under way.
+    pub(crate) next: Next,
     /// Shards that have not answered the last request.
     pub(crate) quiesce_left: u16,
+}
+
+/// What a host asked for before a reset, or a shutdown of a disabled controller, was done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Next {
+    pub(crate) enable: bool,
+    pub(crate) shutdown: bool,
 }
 
 impl Registers {
@@ -49,8 +58,27 @@ impl Registers {
             acq: 0,
             interrupt_mask: 0,
             lifecycle: Lifecycle::Disabled,
-            epoch: 0,
+            round: 0,
+            next: Next {
+                enable: false,
+                shutdown: false,
+            },
             quiesce_left: 0,
+        }
+    }
+
+    /// Notes what is to follow the state `old`, if it must be left first.
+    pub(crate) const fn remember(&mut self, old: Lifecycle, event: Event) {
+        match (old, event) {
+            (
+                Lifecycle::Resetting { .. } | Lifecycle::ShuttingDown { rdy: false },
+                Event::Enable,
+            ) => {
+                self.next.enable = true;
+            }
+            (Lifecycle::Resetting { .. }, Event::Disable) => self.next.enable = false,
+            (Lifecycle::Resetting { .. }, Event::Shutdown) => self.next.shutdown = true,
+            _ => {}
         }
     }
 
@@ -68,7 +96,7 @@ impl Registers {
         let shutdown = (asks(new) && !asks(old)).then_some(Event::Shutdown);
         match (old.en(), new.en()) {
             (false, true) => [Some(Event::Enable), shutdown],
-            (true, false) => [Some(Event::Disable), None],
+            (true, false) => [Some(Event::Disable), shutdown],
             _ => [shutdown, None],
         }
     }

@@ -49,22 +49,19 @@ impl Rings {
         }
     }
 
-    pub(crate) fn remove_cq(&mut self, qid: u16) {
-        if let Some(slot) = self
-            .cqs
-            .iter_mut()
-            .find(|cq| cq.as_ref().is_some_and(|cq| cq.qid == qid))
-        {
-            *slot = None;
-        }
+    /// Takes out a completion queue that no submission queue is bound to; its vector.
+    pub(crate) fn remove_cq(&mut self, qid: u16) -> Option<u16> {
+        let is_it = |cq: &&mut Option<CompletionQueue>| cq.as_ref().is_some_and(|cq| cq.qid == qid);
+        self.cqs.iter_mut().find(is_it)?.take()?.vector
     }
 
-    /// Fetches no more from a queue; [`take_deleted`](Self::take_deleted) tells when it is empty.
-    pub(crate) fn delete_sq(&mut self, qid: u16, ticket: AdminTicket) {
-        if let Some(sq) = self.sqs.iter_mut().flatten().find(|sq| sq.qid == qid) {
-            sq.deleting = Some(ticket);
-            self.deleting += 1;
-        }
+    /// Fetches no more from a queue; [`take_deleted`](Self::take_deleted) tells when its commands
+    /// are done. Its place.
+    pub(crate) fn delete_sq(&mut self, qid: u16, ticket: AdminTicket) -> Option<usize> {
+        let index = self.sq_index(qid)?;
+        self.sqs.get_mut(index)?.as_mut()?.deleting = Some(ticket);
+        self.deleting += 1;
+        Some(index)
     }
 
     /// Takes out a queue whose deletion waited for its last command, which is done.
@@ -101,14 +98,15 @@ impl Rings {
     }
 
     /// Judges a queue's tail and copies up to `most` commands, as many as have a completion slot
-    /// free. How many, and whether they are admin commands.
-    pub(crate) fn fetch(
+    /// and, if they are I/O commands, one of `room`. Whether they are admin commands.
+    pub(crate) fn copy<'b>(
         &mut self,
         work: &Work<'_>,
         index: usize,
         most: u32,
-        batch: &mut [Sqe],
-    ) -> Result<Option<(usize, bool)>, QueueFault> {
+        room: u32,
+        batch: &'b mut [Sqe],
+    ) -> Result<Option<(&'b [Sqe], bool)>, QueueFault> {
         let Some(Some(sq)) = self.sqs.get_mut(index) else {
             return Ok(None);
         };
@@ -121,13 +119,23 @@ impl Rings {
         let Some(Some(cq)) = self.cqs.get(sq.cq_slot) else {
             return Ok(None);
         };
+        let is_admin = sq.qid == 0;
         let capacity = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        let most = most.min(cq.free()).min(capacity);
+        let most = most
+            .min(cq.free())
+            .min(capacity)
+            .min(if is_admin { u32::MAX } else { room });
         if most == 0 || sq.waiting() == 0 || sq.deleting.is_some() {
             return Ok(None);
         }
-        let count = sq.fetch(most, batch, work.memory)?.len();
-        Ok(Some((count, sq.qid == 0)))
+        Ok(Some((sq.copy(most, batch, work.memory)?, is_admin)))
+    }
+
+    /// Moves a queue's head past commands that were copied and will be executed.
+    pub(crate) fn take(&mut self, index: usize, count: usize) {
+        if let Some(Some(sq)) = self.sqs.get_mut(index) {
+            sq.take(u32::try_from(count).unwrap_or_default());
+        }
     }
 
     /// Reserves the completion slot of a command that was fetched from the queue at `sq`.
@@ -221,10 +229,11 @@ impl Rings {
         Ok(())
     }
 
-    /// Whether a queue has commands and room for their completions.
-    pub(crate) fn fetchable(&self) -> bool {
+    /// Whether a queue has commands that can be executed now; I/O commands if there is `room`.
+    pub(crate) fn fetchable(&self, room: bool) -> bool {
         self.sqs.iter().flatten().any(|sq| {
             sq.waiting() > 0
+                && (room || sq.qid == 0)
                 && sq.deleting.is_none()
                 && matches!(self.cqs.get(sq.cq_slot), Some(Some(cq)) if cq.free() > 0)
         })

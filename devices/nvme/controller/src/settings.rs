@@ -11,7 +11,8 @@ use crate::config::MIN_PAGE_BYTES;
 pub(crate) struct Settings {
     /// Bytes of a memory page (CC.MPS).
     pub(crate) page_bytes: AtomicU64,
-    /// The function may read and write memory (PCI's Bus Master Enable).
+    /// The function may read and write memory (PCI's Bus Master Enable). On
+    /// until a front end says otherwise.
     pub(crate) dma: AtomicBool,
     /// Commands that a queue may have executed in its turn.
     pub(crate) arbitration_burst: AtomicU32,
@@ -54,13 +55,13 @@ impl Settings {
             .store(u64::from(coalescing.time()) * UNIT_NS, Ordering::Relaxed);
     }
 
-    /// Whether `vector` coalesces; a vector that does not exist does not.
     pub(crate) fn set_coalescing_disabled(&self, vector: u16, disabled: bool) {
         if let Some(flag) = self.coalescing_disabled.get(usize::from(vector)) {
             flag.store(disabled, Ordering::Relaxed);
         }
     }
 
+    /// Whether `vector` does not coalesce; one that does not exist does not either.
     pub(crate) fn is_coalescing_disabled(&self, vector: u16) -> bool {
         self.coalescing_disabled
             .get(usize::from(vector))

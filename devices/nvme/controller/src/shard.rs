@@ -5,7 +5,7 @@ mod messages;
 use std::sync::{Arc, atomic::Ordering};
 
 use nvme_spec::{Sqe, Status};
-use storage::OpenError;
+use storage::{GuestRam, OpenError};
 use vm_memory::GuestAddressSpace;
 
 use self::messages::Quiescing;
@@ -22,8 +22,11 @@ use crate::{
     work::{Progress, Work},
 };
 
-/// Submission queue entries fetched in one copy.
+/// Submission queue entries copied at once.
 const BATCH: usize = 32;
+/// How long a shard whose commands wait for a backend or for a range sleeps before it looks
+/// again, in nanoseconds.
+const RETRY_NS: u64 = 50_000;
 
 /// The part of a controller that one thread polls.
 ///
@@ -31,11 +34,21 @@ const BATCH: usize = 32;
 /// [`park`](Self::park), and if that says so wait until the shard's [`Wake`](crate::Wake) is
 /// called or the last poll's deadline has come.
 pub struct Shard {
-    id: ShardId,
     shared: Arc<Shared>,
+    /// The snapshot of guest memory that the last poll used; a poll renews it when it changed.
+    memory: Arc<GuestRam>,
+    lane: Lane,
+}
+
+/// What a shard has for itself.
+struct Lane {
+    id: ShardId,
+    /// The number of the reset that this shard has seen last.
     epoch: Epoch,
     /// Commands are fetched.
     running: bool,
+    /// The controller has failed: nothing is fetched until a reset.
+    halted: bool,
     /// What is to be reported when nothing is in flight any more.
     quiescing: Option<Quiescing>,
     rings: Rings,
@@ -44,16 +57,19 @@ pub struct Shard {
     interrupts: Interrupts,
     batch: Box<[Sqe; BATCH]>,
     finished: Vec<Finished>,
+    /// Completions that could not be posted while the function may not write memory.
+    unposted: Vec<(Command, Status, u32)>,
     /// Where the round robin over submission queues goes on.
     turn: usize,
 }
 
 impl Shard {
     pub(crate) fn new(id: ShardId, shared: Arc<Shared>) -> Result<Self, OpenError> {
-        Ok(Self {
+        let lane = Lane {
             id,
             epoch: 0,
             running: false,
+            halted: false,
             quiescing: None,
             rings: Rings::default(),
             io: IoEngine::new(&shared)?,
@@ -61,7 +77,12 @@ impl Shard {
             interrupts: Interrupts::new(shared.config.vectors),
             batch: Box::new([Sqe::default(); BATCH]),
             finished: Vec::with_capacity(IN_FLIGHT),
+            unposted: Vec::new(),
             turn: 0,
+        };
+        Ok(Self {
+            memory: shared.memory.memory().into_inner(),
+            lane,
             shared,
         })
     }
@@ -69,7 +90,7 @@ impl Shard {
     /// The shard's number, for [`Controller::set_waker`](crate::Controller::set_waker).
     #[must_use]
     pub const fn id(&self) -> u16 {
-        self.id
+        self.lane.id
     }
 
     /// Does what there is to do, up to about `budget` commands, at the time `now_ns`. A command
@@ -77,45 +98,37 @@ impl Shard {
     ///
     /// Never waits. Time is any clock that does not go back, in nanoseconds.
     pub fn poll(&mut self, now_ns: u64, budget: u32) -> Progress {
-        let shared = Arc::clone(&self.shared);
-        let Some(stats) = shared.stats.get(usize::from(self.id)) else {
+        let shared = &*self.shared;
+        let Some(stats) = shared.stats.get(usize::from(self.lane.id)) else {
             return Progress::default();
         };
         stats.polls.add(1);
-        let memory = shared.memory.memory().into_inner();
+        let mapped = shared.memory.memory();
+        if !std::ptr::eq(&raw const *mapped, Arc::as_ptr(&self.memory)) {
+            self.memory = mapped.into_inner();
+        }
+        let dma = shared.settings.dma.load(Ordering::Acquire);
+        let progress = Progress::default();
         let mut work = Work {
-            shared: &shared,
-            memory: &memory,
+            shared,
+            memory: &self.memory,
             stats,
             now_ns,
+            dma,
             spent: 0,
-            progress: Progress::default(),
+            progress,
         };
-        let result = self
-            .read_mailbox(&mut work)
-            .and_then(|()| self.serve(&mut work, budget))
-            .and_then(|()| self.reap(&mut work))
-            .and_then(|()| self.report_events(&mut work));
-        if let Err(fault) = result {
-            self.running = false;
-            shared.fatal(fault);
-        }
-        self.finish_deletions(&work);
-        self.finish_quiescing(&shared);
-        let signalled = self.interrupts.flush(&shared, now_ns);
-        stats.interrupts.add(signalled.count);
-        work.progress.deadline_ns = signalled.next_ns;
-        work.progress.more |= self.has_work();
+        self.lane.poll(&mut work, budget);
         work.progress
     }
 
     /// Says that the owner is about to wait. `false`: there is work, poll instead.
     pub fn park(&mut self) -> bool {
-        let Some(mailbox) = self.shared.mailboxes.get(self.id) else {
+        let Some(mailbox) = self.shared.mailboxes.get(self.lane.id) else {
             return false;
         };
         mailbox.park();
-        if self.has_work() || self.doorbell_rang() {
+        if self.lane.has_work(&self.shared) || self.lane.doorbell_rang(&self.shared) {
             mailbox.unpark();
             return false;
         }
@@ -124,40 +137,83 @@ impl Shard {
 
     /// Says that the owner no longer waits.
     pub fn unpark(&mut self) {
-        if let Some(mailbox) = self.shared.mailboxes.get(self.id) {
+        if let Some(mailbox) = self.shared.mailboxes.get(self.lane.id) {
             mailbox.unpark();
         }
     }
+}
+
+impl Lane {
+    fn poll(&mut self, work: &mut Work<'_>, budget: u32) {
+        let result = self
+            .post_late(work)
+            .and_then(|()| self.read_mailbox(work))
+            .and_then(|()| self.retry(work))
+            .and_then(|()| self.serve(work, budget))
+            .and_then(|()| self.reap(work))
+            .and_then(|()| self.report_events(work));
+        if let Err(fault) = result {
+            self.running = false;
+            work.shared.fatal(fault);
+        }
+        self.finish_deletions(work);
+        self.finish_quiescing(work.shared);
+        let signalled = self.interrupts.flush(work.shared, work.now_ns);
+        work.stats.interrupts.add(signalled.count);
+        let retry = self
+            .io
+            .waits()
+            .then(|| work.now_ns.saturating_add(RETRY_NS));
+        work.progress.deadline_ns = match (signalled.next_ns, retry) {
+            (Some(interrupt), Some(retry)) => Some(interrupt.min(retry)),
+            (interrupt, retry) => interrupt.or(retry),
+        };
+        work.progress.more |= self.has_work(work.shared);
+    }
 
     /// Whether commands are fetched and events reported.
-    fn serving(&self) -> bool {
-        self.running && self.shared.settings.dma.load(Ordering::Acquire)
+    fn serving(&self, shared: &Shared) -> bool {
+        self.running && shared.settings.dma.load(Ordering::Acquire)
+    }
+
+    /// Whether backends may go on: they move data, unless the host has given its memory up.
+    fn moving(&self, shared: &Shared) -> bool {
+        shared.settings.dma.load(Ordering::Acquire) || self.resetting()
+    }
+
+    /// Whether the host has reset the controller: its queues are not to be touched any more.
+    fn resetting(&self) -> bool {
+        self.quiescing
+            .is_some_and(|quiescing| quiescing.drop_queues)
     }
 
     /// Whether a poll would do something without a doorbell.
-    fn has_work(&self) -> bool {
-        let mailbox = self.shared.mailboxes.get(self.id);
-        if mailbox.is_some_and(|mailbox| !mailbox.is_empty()) || self.io.runnable() {
+    fn has_work(&self, shared: &Shared) -> bool {
+        if shared
+            .mailboxes
+            .get(self.id)
+            .is_some_and(|mailbox| !mailbox.is_empty())
+        {
             return true;
         }
-        if !self.serving() {
-            return false;
+        if self.moving(shared) && (self.io.runnable() || !self.unposted.is_empty()) {
+            return true;
         }
-        let fetchable = self.io.room() > 0 && self.rings.fetchable();
-        fetchable
-            || self.admin.as_ref().is_some_and(|admin| {
-                self.shared.faults.load(Ordering::Acquire) != 0
-                    || (admin.has_delivery() && self.rings.admin_has_room())
-            })
+        self.serving(shared)
+            && (self.rings.fetchable(self.io.room() > 0)
+                || self.admin.as_ref().is_some_and(|admin| {
+                    shared.faults.load(Ordering::Acquire) != 0
+                        || (admin.has_delivery() && self.rings.admin_has_room())
+                }))
     }
 
-    fn doorbell_rang(&self) -> bool {
-        self.serving() && self.rings.unseen_doorbell(&self.shared)
+    fn doorbell_rang(&self, shared: &Shared) -> bool {
+        self.serving(shared) && self.rings.unseen_doorbell(shared)
     }
 
     /// Judges doorbells and executes what is waiting, queue after queue.
     fn serve(&mut self, work: &mut Work<'_>, budget: u32) -> Result<(), QueueFault> {
-        if !self.serving() {
+        if !self.running || !work.dma {
             return Ok(());
         }
         self.rings.read_cq_doorbells(work.shared);
@@ -176,20 +232,46 @@ impl Shard {
                 self.turn = index;
                 return Ok(());
             }
-            self.serve_sq(work, index, burst.min(left))?;
+            self.serve_sq(work, index, burst, left)?;
         }
         self.turn = (first + 1) % queues.max(1);
         Ok(())
     }
 
-    fn serve_sq(&mut self, work: &mut Work<'_>, index: usize, most: u32) -> Result<(), QueueFault> {
-        let most = most.min(self.io.room());
-        let fetched = self
+    /// Executes up to `burst` commands of a queue, as many as `left` of the budget pays for and
+    /// at least one.
+    fn serve_sq(
+        &mut self,
+        work: &mut Work<'_>,
+        index: usize,
+        burst: u32,
+        left: u32,
+    ) -> Result<(), QueueFault> {
+        let room = self.io.room();
+        let most = burst.min(left);
+        let copied = self
             .rings
-            .fetch(work, index, most, self.batch.as_mut_slice())?;
-        let Some((count, is_admin)) = fetched else {
+            .copy(work, index, most, room, self.batch.as_mut_slice())?;
+        let Some((sqes, is_admin)) = copied else {
             return Ok(());
         };
+        let mut cost = 0u32;
+        let mut count = 0usize;
+        for sqe in sqes {
+            if count > 0 && cost >= left {
+                break;
+            }
+            let more = if is_admin {
+                0
+            } else {
+                io::cost(work.shared, sqe)
+            };
+            cost = cost.saturating_add(1).saturating_add(more);
+            count += 1;
+        }
+        work.spent = work.spent.saturating_add(cost);
+        // The rest stays in the queue: SQHD tells the host only of what was taken.
+        self.rings.take(index, count);
         for at in 0..count {
             let Some(sqe) = self.batch.get(at).copied() else {
                 break;
@@ -198,14 +280,12 @@ impl Shard {
                 break;
             };
             work.progress.commands += 1;
-            work.spent = work.spent.saturating_add(1);
             if is_admin {
                 work.stats.admin_commands.add(1);
                 self.admin_command(work, command, &sqe)?;
                 continue;
             }
             work.stats.io_commands.add(1);
-            work.spent = work.spent.saturating_add(io::cost(work.shared, &sqe));
             if let Started::Done(command, status) = self.io.start(work, command, &sqe) {
                 self.complete(work, command, &sqe, status, 0)?;
             }
@@ -222,11 +302,12 @@ impl Shard {
         let Some(admin) = &mut self.admin else {
             return self.complete(work, command, sqe, Status::INTERNAL_ERROR, 0);
         };
+        let (shared, memory, now_ns) = (work.shared, work.memory, work.now_ns);
         let cx = AdminContext {
-            shared: work.shared,
-            memory: work.memory,
+            shared,
+            memory,
             epoch: self.epoch,
-            now_ns: work.now_ns,
+            now_ns,
         };
         match admin.execute(&cx, sqe) {
             Outcome::Done { status, dw0 } => self.complete(work, command, sqe, status, dw0),
@@ -242,9 +323,31 @@ impl Shard {
         }
     }
 
+    /// Tries what found its backend full or its range in use, before newer commands come.
+    fn retry(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
+        if !work.dma {
+            return Ok(());
+        }
+        let mut finished = std::mem::take(&mut self.finished);
+        self.io.retry(work, &mut finished);
+        self.complete_all(work, finished)
+    }
+
+    /// Continues what is with the backends.
     fn reap(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
+        if !self.moving(work.shared) {
+            return Ok(());
+        }
         let mut finished = std::mem::take(&mut self.finished);
         self.io.reap(work, &mut finished);
+        self.complete_all(work, finished)
+    }
+
+    fn complete_all(
+        &mut self,
+        work: &mut Work<'_>,
+        mut finished: Vec<Finished>,
+    ) -> Result<(), QueueFault> {
         let mut result = Ok(());
         for Finished {
             command,
@@ -262,7 +365,7 @@ impl Shard {
 
     /// Completes Asynchronous Event Requests with what has happened (Base 5.1.2).
     fn report_events(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
-        if !self.serving() || self.admin.is_none() {
+        if !self.running || !work.dma || self.admin.is_none() {
             return Ok(());
         }
         let faults = match work.shared.faults.load(Ordering::Relaxed) {
@@ -285,6 +388,9 @@ impl Shard {
                 ..slot
             };
             self.post(work, command, delivery.status, delivery.dw0)?;
+            if let Some(ticket) = delivery.aborted_by {
+                self.answered(work, ticket, crate::mailbox::Answer::Aborted)?;
+            }
         }
         Ok(())
     }
@@ -314,22 +420,45 @@ impl Shard {
         status: Status,
         dw0: u32,
     ) -> Result<(), QueueFault> {
-        work.progress.completions += 1;
-        if self.quiescing.is_some_and(|q| q.drop_queues) {
-            // The host has reset the controller: its queues are not to be touched any more.
+        if self.resetting() {
             self.rings.hand_back(command);
             return Ok(());
         }
+        if !work.dma {
+            self.unposted.push((command, status, dw0));
+            return Ok(());
+        }
+        work.progress.completions += 1;
         self.rings
             .complete(work, command, status, dw0, &mut self.interrupts)
+    }
+
+    /// Posts what waited for the function to be allowed to write memory again.
+    fn post_late(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
+        if self.unposted.is_empty() || !(work.dma || self.resetting()) {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for (command, status, dw0) in std::mem::take(&mut self.unposted) {
+            let posted = self.post(work, command, status, dw0);
+            result = result.and(posted);
+        }
+        result
     }
 }
 
 impl Drop for Shard {
     /// Whoever drops a shard ends its commands without completing them.
     fn drop(&mut self) {
-        let waiting = self.admin.as_mut().map(|admin| admin.take_waiting());
-        for command in self.io.take_pending().chain(waiting.into_iter().flatten()) {
+        let lane = &mut self.lane;
+        let waiting = lane.admin.as_mut().map(|admin| admin.take_waiting());
+        let unposted = lane.unposted.drain(..).map(|(command, ..)| command);
+        for command in lane
+            .io
+            .take_pending()
+            .chain(waiting.into_iter().flatten())
+            .chain(unposted)
+        {
             command.permit.forget();
         }
     }

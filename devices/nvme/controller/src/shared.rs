@@ -17,7 +17,7 @@ use crate::{
     mailbox::{Mailboxes, Message},
     namespace::Namespace,
     queue::QueueFault,
-    registers::{self, Registers},
+    registers::{self, Next, Registers},
     settings::Settings,
     signals::Interrupt,
     stats::ShardStats,
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Mailboxes,
     pub(crate) faults: AtomicU32,
     pub(crate) settings: Settings,
+    /// Messages logged about what the guest did.
+    pub(crate) warnings: AtomicU32,
     pub(crate) error_log: Mutex<ErrorLog>,
     pub(crate) stats: Vec<ShardStats>,
     pub(crate) interrupt: Arc<dyn Interrupt>,
@@ -101,40 +103,53 @@ impl Shared {
     /// Steps the lifecycle and tells the shards what follows.
     pub(crate) fn step(&self, registers: &mut Registers, event: Event) {
         let old = registers.lifecycle;
-        registers.lifecycle = old.step(event);
-        if registers.lifecycle == old {
+        let new = old.step(event);
+        registers.lifecycle = new;
+        registers.remember(old, event);
+        if new == old {
             return;
         }
-        tracing::debug!(?old, ?event, new = ?registers.lifecycle, "lifecycle");
-        match registers.lifecycle {
-            Lifecycle::Enabling => self.mailboxes.post(0, Message::Enable),
-            Lifecycle::ShuttingDown { .. } => self.quiesce(registers, false),
-            Lifecycle::Resetting { .. } => self.quiesce(registers, true),
-            Lifecycle::Failed { .. } => {
+        tracing::debug!(?old, ?event, ?new, "lifecycle");
+        match (old, new) {
+            (Lifecycle::Resetting { .. }, Lifecycle::Resetting { .. }) => {}
+            (_, Lifecycle::Enabling) => self.mailboxes.post(0, Message::Enable),
+            (_, Lifecycle::ShuttingDown { .. }) => self.quiesce(registers, false),
+            (_, Lifecycle::Resetting { .. }) => {
+                registers.next = Next::default();
+                self.quiesce(registers, true);
+            }
+            (_, Lifecycle::Failed { .. }) => {
                 for shard in 0..self.config.shards {
                     self.mailboxes.post(shard, Message::Halt);
                 }
             }
-            // The host set CC.EN again before it saw RDY 0.
-            Lifecycle::Disabled if registers.cc.en() => self.step(registers, Event::Enable),
+            (_, Lifecycle::Disabled | Lifecycle::ShutDown { rdy: false }) => {
+                // What the host asked for meanwhile.
+                let Next { enable, shutdown } = std::mem::take(&mut registers.next);
+                if enable {
+                    self.step(registers, Event::Enable);
+                } else if shutdown {
+                    self.step(registers, Event::Shutdown);
+                }
+            }
             _ => {}
         }
     }
 
     fn quiesce(&self, registers: &mut Registers, drop_queues: bool) {
-        registers.epoch = registers.epoch.wrapping_add(1);
+        registers.round = registers.round.wrapping_add(1);
         registers.quiesce_left = self.config.shards;
         for shard in 0..self.config.shards {
-            let epoch = registers.epoch;
+            let round = registers.round;
             self.mailboxes
-                .post(shard, Message::Quiesce { epoch, drop_queues });
+                .post(shard, Message::Quiesce { round, drop_queues });
         }
     }
 
-    /// A shard has done what `quiesce` of `epoch` asked.
-    pub(crate) fn quiesced(&self, epoch: Epoch) {
+    /// A shard has done what `quiesce` of `round` asked.
+    pub(crate) fn quiesced(&self, round: Epoch) {
         let mut registers = lock(&self.registers);
-        if epoch != registers.epoch || registers.quiesce_left == 0 {
+        if round != registers.round || registers.quiesce_left == 0 {
             return;
         }
         registers.quiesce_left -= 1;
@@ -145,12 +160,28 @@ impl Shared {
 
     /// Queue memory cannot be reached: the controller stops, and the host sees CSTS.CFS.
     pub(crate) fn fatal(&self, fault: QueueFault) {
-        tracing::warn!(
-            qid = fault.qid,
-            address = format_args!("{:#x}", fault.address),
-            "queue memory cannot be reached; the controller reports a fatal error"
-        );
-        self.step(&mut lock(&self.registers), Event::Fatal);
+        if self.fail() && self.may_warn() {
+            tracing::warn!(
+                qid = fault.qid,
+                address = format_args!("{:#x}", fault.address),
+                "queue memory cannot be reached; the controller reports a fatal error"
+            );
+        }
+    }
+
+    /// Stops the controller, whose host sees CSTS.CFS. Whether it was not stopped before.
+    pub(crate) fn fail(&self) -> bool {
+        let mut registers = lock(&self.registers);
+        let before = registers.lifecycle;
+        self.step(&mut registers, Event::Fatal);
+        registers.lifecycle != before
+    }
+
+    /// Whether there may be one more message about what the guest did: it must not fill a log.
+    pub(crate) fn may_warn(&self) -> bool {
+        const WARNINGS: u32 = 16;
+        self.warnings.load(Ordering::Relaxed) < WARNINGS
+            && self.warnings.fetch_add(1, Ordering::Relaxed) < WARNINGS
     }
 
     /// The namespace that a command names.

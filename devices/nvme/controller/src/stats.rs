@@ -20,8 +20,9 @@ impl Counter {
     }
 }
 
-/// One shard's counters.
+/// One shard's counters, on cache lines of their own: each shard writes its own all the time.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct ShardStats {
     pub(crate) admin_commands: Counter,
     pub(crate) io_commands: Counter,

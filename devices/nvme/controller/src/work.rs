@@ -26,6 +26,8 @@ pub(crate) struct Work<'a> {
     pub(crate) memory: &'a Arc<GuestRam>,
     pub(crate) stats: &'a ShardStats,
     pub(crate) now_ns: u64,
+    /// Memory may be read and written (Bus Master Enable), as it was when the poll began.
+    pub(crate) dma: bool,
     /// What was done of the budget, in commands of up to [`STEP_BYTES`](storage::STEP_BYTES).
     pub(crate) spent: u32,
     pub(crate) progress: Progress,

@@ -12,6 +12,7 @@ use nvme_spec::{
 use super::Delivery;
 use crate::{
     doorbell::{FAULT_DOORBELL_REGISTER, FAULT_DOORBELL_VALUE},
+    ids::AdminTicket,
     shared::Shared,
     sync::lock,
 };
@@ -24,8 +25,8 @@ pub(crate) const REQUEST_LIMIT: u8 = 8;
 pub(super) struct Events {
     /// Requests without an event, oldest first.
     requests: VecDeque<u16>,
-    /// Requests that Abort ended and that have not been completed.
-    aborted: VecDeque<u16>,
+    /// Requests that an Abort ended and that have not been completed.
+    aborted: VecDeque<(u16, AdminTicket)>,
     /// Events not reported. The same event is here once.
     pending: VecDeque<EventResult>,
     /// Types that were reported and whose log page was not read since (Base 5.1.2).
@@ -42,14 +43,23 @@ impl Events {
         Ok(())
     }
 
-    /// Ends a request; whether there was one.
-    pub(super) fn abort(&mut self, cid: u16) -> bool {
-        let found = self.requests.iter().position(|&request| request == cid);
-        let Some(cid) = found.and_then(|at| self.requests.remove(at)) else {
-            return false;
-        };
-        self.aborted.push_back(cid);
-        true
+    /// Whether a request is outstanding.
+    pub(super) fn is_request(&self, cid: u16) -> bool {
+        self.requests.contains(&cid)
+    }
+
+    /// Ends a request for the Abort that waits with `ticket`.
+    pub(super) fn abort(&mut self, cid: u16, ticket: AdminTicket) {
+        if let Some(at) = self.requests.iter().position(|&request| request == cid) {
+            self.requests.remove(at);
+            self.aborted.push_back((cid, ticket));
+        }
+    }
+
+    /// Forgets events of a type that are no longer true or no longer wanted.
+    pub(super) fn withdraw(&mut self, event_type: EventType) {
+        self.pending
+            .retain(|event| event.event_type() != event_type);
     }
 
     /// Something happened. Until it is reported, more of the same changes nothing.
@@ -76,7 +86,8 @@ impl Events {
         }
     }
 
-    /// A log page was read without Retain Asynchronous Event: its events may be reported again.
+    /// A log page was read without Retain Asynchronous Event: the host knows what happened so far,
+    /// and what happens from now on is reported again.
     pub(super) fn log_read(&mut self, lid: LogId) {
         let event_type = match lid {
             LogId::ERROR_INFORMATION => EventType::Error,
@@ -86,6 +97,7 @@ impl Events {
         if let Some(masked) = self.masked.get_mut(event_type as usize) {
             *masked = false;
         }
+        self.withdraw(event_type);
     }
 
     fn is_masked(&self, event: EventResult) -> bool {
@@ -101,11 +113,13 @@ impl Events {
     }
 
     pub(super) fn next_delivery(&mut self) -> Option<Delivery> {
-        if let Some(cid) = self.aborted.pop_front() {
+        if let Some((cid, ticket)) = self.aborted.pop_front() {
+            let status = Status::ABORT_REQUESTED;
             return Some(Delivery {
                 cid,
-                status: Status::ABORT_REQUESTED,
+                status,
                 dw0: 0,
+                aborted_by: Some(ticket),
             });
         }
         let at = self
@@ -117,10 +131,12 @@ impl Events {
         if let Some(masked) = self.masked.get_mut(event.event_type() as usize) {
             *masked = true;
         }
+        let (status, dw0) = (Status::SUCCESS, event.into());
         Some(Delivery {
             cid,
-            status: Status::SUCCESS,
-            dw0: event.into(),
+            status,
+            dw0,
+            aborted_by: None,
         })
     }
 }

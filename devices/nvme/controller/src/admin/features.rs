@@ -123,9 +123,6 @@ fn granted(cx: &AdminContext<'_>) -> NumberOfQueues {
 
 /// The namespace whose value a namespace specific feature's Get asks for.
 fn namespace_index(cx: &AdminContext<'_>, nsid: u32) -> Result<usize, Status> {
-    if nsid == NSID_BROADCAST {
-        return Err(Status::INVALID_FIELD.dnr());
-    }
     let namespace = cx
         .shared
         .namespace(nsid)
@@ -180,7 +177,12 @@ impl Admin {
         }
         match kind {
             FeatureKind::Arbitration => {
-                self.features.arbitration = Arbitration::from(sqe.cdw11);
+                let asked = Arbitration::from(sqe.cdw11);
+                self.features.arbitration = Arbitration::new()
+                    .with_ab(asked.ab())
+                    .with_lpw_z(asked.lpw_z())
+                    .with_mpw_z(asked.mpw_z())
+                    .with_hpw_z(asked.hpw_z());
                 cx.shared
                     .settings
                     .set_arbitration(self.features.arbitration);
@@ -190,7 +192,9 @@ impl Admin {
                 if power.ps() >= POWER_STATES {
                     return Err(Status::INVALID_FIELD.dnr());
                 }
-                self.features.power = power;
+                self.features.power = PowerManagement::new()
+                    .with_ps(power.ps())
+                    .with_wh(power.wh());
             }
             FeatureKind::TemperatureThreshold => self.set_threshold(sqe.cdw11)?,
             FeatureKind::ErrorRecovery => self.set_error_recovery(cx, sqe)?,
@@ -231,10 +235,8 @@ impl Admin {
             }
             FeatureKind::AsyncEventConfig => {
                 let asked = AsyncEventConfig::from(sqe.cdw11);
-                self.features.events = AsyncEventConfig::new()
-                    .with_smart(asked.smart())
-                    .with_namespace_attribute(asked.namespace_attribute())
-                    .with_firmware_activation(asked.firmware_activation());
+                // OAES offers no notices.
+                self.features.events = AsyncEventConfig::new().with_smart(asked.smart());
                 self.raise_warnings();
             }
         }
@@ -256,12 +258,15 @@ impl Admin {
         Ok(())
     }
 
-    /// Raises the event of each critical warning that the host wants to hear of.
+    /// Raises the event of each critical warning that the host wants to hear of, and takes back
+    /// one that is over or not wanted.
     fn raise_warnings(&mut self) {
         let wanted = CriticalWarning::from_bits_truncate(self.features.events.smart());
         if (self.features.critical_warning() & wanted).contains(CriticalWarning::TEMPERATURE) {
             self.events
                 .raise(EventType::Smart, SMART_TEMPERATURE, LogId::SMART);
+        } else {
+            self.events.withdraw(EventType::Smart);
         }
     }
 

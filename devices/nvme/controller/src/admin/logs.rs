@@ -61,7 +61,7 @@ impl Admin {
         let stats = Stats::sum(&cx.shared.stats);
         let on_ns = cx
             .now_ns
-            .saturating_sub(self.first_poll_ns.unwrap_or(cx.now_ns));
+            .saturating_sub(self.first_command_ns.unwrap_or(cx.now_ns));
         let mut log = SmartLog::new_zeroed();
         log.critical_warning = self.features.critical_warning().bits();
         log.composite_temperature = TEMPERATURE_K.to_le_bytes();

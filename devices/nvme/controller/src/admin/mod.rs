@@ -82,6 +82,8 @@ pub(crate) struct Delivery {
     pub(crate) cid: u16,
     pub(crate) status: Status,
     pub(crate) dw0: u32,
+    /// The Abort that ended the request, to be completed right after it.
+    pub(crate) aborted_by: Option<AdminTicket>,
 }
 
 /// Shard 0's knowledge: which queues exist, features, events.
@@ -93,8 +95,8 @@ pub(crate) struct Admin {
     waiting: Vec<Option<Waiting>>,
     /// Segments of an admin command's data.
     data: Request,
-    /// When the controller was first polled, for Power On Hours.
-    first_poll_ns: Option<u64>,
+    /// When the first admin command came, from which Power On Hours count.
+    first_command_ns: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -120,7 +122,7 @@ impl Admin {
             events: Events::default(),
             waiting: Vec::new(),
             data: Request::default(),
-            first_poll_ns: None,
+            first_command_ns: None,
         }
     }
 
@@ -163,6 +165,8 @@ impl Admin {
             .settings
             .page_bytes
             .store(page_bytes, Ordering::Relaxed);
+        // What was rung while no queue was there belongs to no life of the controller.
+        shared.faults.store(0, Ordering::Relaxed);
         shared.doorbells.open(0, Side::SqTail, 0);
         shared.doorbells.open(0, Side::CqHead, 0);
         Ok((
@@ -176,7 +180,6 @@ impl Admin {
         shared.doorbells.close(0, Side::SqTail);
         shared.doorbells.close(0, Side::CqHead);
         self.queues.close_all(&shared.doorbells);
-        shared.faults.store(0, Ordering::Relaxed);
         reset_settings(&shared.settings);
         self.features = Features::new(&shared.config);
         self.events = Events::default();
@@ -193,7 +196,7 @@ impl Admin {
 
     /// Executes a command.
     pub(crate) fn execute(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Outcome {
-        self.first_poll_ns.get_or_insert(cx.now_ns);
+        self.first_command_ns.get_or_insert(cx.now_ns);
         self.handle(cx, sqe).unwrap_or_else(Outcome::from)
     }
 
@@ -222,21 +225,18 @@ impl Admin {
         let cdw10 = AbortCdw10::from(sqe.cdw10);
         let (sqid, cid) = (cdw10.sqid(), cdw10.cid());
         if sqid == 0 {
-            let aborted = self.events.abort(cid);
-            return Ok(Outcome::value(if aborted { 0 } else { ABORT_NOT_ABORTED }));
+            if !self.events.is_request(cid) {
+                return Ok(Outcome::value(ABORT_NOT_ABORTED));
+            }
+            self.check_abort_limit()?;
+            let ticket = self.ticket(Wait::Abort);
+            self.events.abort(cid, ticket);
+            return Ok(Outcome::Waits(ticket));
         }
         let Some(shard) = self.queues.shard_of_sq(cx.shared, sqid) else {
             return Ok(Outcome::value(ABORT_NOT_ABORTED));
         };
-        let aborts = self
-            .waiting
-            .iter()
-            .flatten()
-            .filter(|w| w.what == Wait::Abort)
-            .count();
-        if aborts >= usize::from(ABORT_LIMIT) {
-            return Err(Status::ABORT_LIMIT_EXCEEDED);
-        }
+        self.check_abort_limit()?;
         let (epoch, ticket) = (cx.epoch, self.ticket(Wait::Abort));
         cx.shared.mailboxes.post(
             shard,
@@ -248,6 +248,24 @@ impl Admin {
             },
         );
         Ok(Outcome::Waits(ticket))
+    }
+
+    fn check_abort_limit(&self) -> Result<(), Status> {
+        let aborts = self
+            .waiting
+            .iter()
+            .flatten()
+            .filter(|w| w.what == Wait::Abort)
+            .count();
+        if aborts >= usize::from(ABORT_LIMIT) {
+            return Err(Status::ABORT_LIMIT_EXCEEDED);
+        }
+        Ok(())
+    }
+
+    /// Whether a command waits for an answer.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.waiting.iter().any(Option::is_some)
     }
 
     /// A ticket for a command that is about to wait.
@@ -329,14 +347,13 @@ impl Admin {
         }
         let page_bytes = cx.shared.settings.page_bytes.load(Ordering::Relaxed);
         self.data.segments.clear();
-        prp::walk(
-            &mut self.data,
-            cx.memory,
-            page_bytes,
-            sqe.prp1,
-            sqe.prp2,
+        let filled = len.min(bytes.len() as u64);
+        let buffer = prp::Buffer {
+            prp1: sqe.prp1,
+            prp2: sqe.prp2,
             len,
-        )?;
+        };
+        prp::walk(&mut self.data, cx.memory, page_bytes, buffer, filled)?;
         let mut rest = bytes;
         for segment in &self.data.segments {
             let count = rest.len().min(segment.len as usize);

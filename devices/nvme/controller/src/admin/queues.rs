@@ -181,7 +181,7 @@ impl Admin {
         }
         match self.queues.cqs.get(usize::from(cqid)) {
             Some(Some(cq)) if !cq.deleting => {}
-            Some(None) if cqid != 0 => return Err(Status::COMPLETION_QUEUE_INVALID.dnr()),
+            Some(_) if cqid != 0 => return Err(Status::COMPLETION_QUEUE_INVALID.dnr()),
             // The admin queue's, or an identifier that no queue can have.
             _ => return Err(Status::INVALID_QUEUE_IDENTIFIER.dnr()),
         }

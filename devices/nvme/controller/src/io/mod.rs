@@ -12,6 +12,7 @@ pub(crate) use self::prepare::cost;
 use self::{job::Job, prepare::Prepared};
 use crate::{
     command::Command,
+    config::MIN_PAGE_BYTES,
     range_table::{Access, RangeTable},
     shared::Shared,
     work::Work,
@@ -21,8 +22,9 @@ use crate::{
 pub(crate) const IN_FLIGHT: usize = 256;
 /// Requests of one command submitted in a row, before other commands have their turn.
 const REQUESTS_AT_ONCE: usize = 16;
-/// Segments that a request has room for from the start: 128 KiB of pages and an offset.
-const SEGMENTS: usize = 33;
+/// The largest transfer whose segments each request has room for from the start; a request that
+/// had more gives the room back when it is done.
+const ROOM_BYTES: u32 = 1 << 20;
 
 /// What became of a command that was started.
 #[derive(Debug)]
@@ -55,8 +57,12 @@ pub(crate) struct IoEngine {
     queues: Vec<Queue>,
     slots: Vec<Slot>,
     free: Vec<u16>,
-    /// Slots whose request found its backend full or its range in use, oldest first.
+    /// Slots whose request waits to be submitted, oldest first.
     deferred: VecDeque<u16>,
+    /// Scratch for trying those again.
+    retrying: VecDeque<u16>,
+    /// Segments that every request has room for.
+    segments: usize,
     /// Scratch for reaping.
     reaped: Vec<Reaped>,
 }
@@ -68,6 +74,19 @@ struct Slot {
     /// Room for the ranges of a Dataset Management command, while there is none.
     ranges: Vec<DsmRange>,
     pending: Option<Pending>,
+    /// Why the request is deferred, if it is.
+    waits_for: WaitsFor,
+}
+
+/// Why a request is not with its backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum WaitsFor {
+    /// Its backend has no room.
+    Room,
+    /// Another command uses its range, or waits for it.
+    Range,
+    /// Other commands, for its own has had several requests.
+    Turn,
 }
 
 struct Pending {
@@ -83,8 +102,12 @@ impl IoEngine {
             .iter()
             .map(|namespace| namespace.device.open_queue(IN_FLIGHT))
             .collect::<Result<_, _>>()?;
+        // A page each, and one more when the first begins within a page.
+        let pages = shared.config.mdts_bytes.min(ROOM_BYTES) / MIN_PAGE_BYTES + 1;
+        let segments = usize::try_from(pages).unwrap_or_default();
         let slot = |_| Slot {
-            request: Some(Box::new(Request::with_capacity(SEGMENTS))),
+            request: Some(Box::new(Request::with_capacity(segments))),
+            waits_for: WaitsFor::Turn,
             ranges: Vec::new(),
             pending: None,
         };
@@ -94,6 +117,8 @@ impl IoEngine {
             slots: (0..count).map(slot).collect(),
             free: (0..count).rev().collect(),
             deferred: VecDeque::with_capacity(IN_FLIGHT),
+            retrying: VecDeque::with_capacity(IN_FLIGHT),
+            segments,
             reaped: Vec::with_capacity(IN_FLIGHT),
         })
     }
@@ -110,7 +135,19 @@ impl IoEngine {
 
     /// Whether polling again now gets something done.
     pub(crate) fn runnable(&self) -> bool {
-        !self.deferred.is_empty() || (!self.is_idle() && self.queues.iter().any(Queue::runnable))
+        if self.is_idle() {
+            return false;
+        }
+        let turn = |&tag: &u16| {
+            let slot = self.slots.get(usize::from(tag));
+            slot.is_some_and(|slot| slot.waits_for == WaitsFor::Turn)
+        };
+        self.deferred.iter().any(turn) || self.queues.iter().any(Queue::runnable)
+    }
+
+    /// Whether commands wait for something that nobody will tell of.
+    pub(crate) fn waits(&self) -> bool {
+        !self.is_idle() && !self.runnable()
     }
 
     /// Starts a command; the caller has made sure of [`room`](Self::room).
@@ -158,19 +195,24 @@ impl IoEngine {
     /// if it comes back at once. A command of several requests goes on to the next one here, a
     /// few at a time.
     fn submit(&mut self, work: &Work<'_>, job: &mut Job, mut request: Box<Request>) -> Submission {
+        let mut waits_for = WaitsFor::Turn;
         for _ in 0..REQUESTS_AT_ONCE {
+            if self.is_behind(job.namespace, &request)
+                || !take_range(work.shared, job.namespace, &request)
+            {
+                waits_for = WaitsFor::Range;
+                break;
+            }
             let Some(queue) = self.queues.get_mut(job.namespace) else {
                 return Submission::Back(request, Status::INTERNAL_ERROR);
             };
-            if !take_range(work, job.namespace, &request) {
-                break;
-            }
             let (back, result) = match queue.submit(request, work.memory) {
                 Submitted::Done(back, result) => (back, result),
                 Submitted::Pending => return Submission::Kept,
                 Submitted::Full(back) => {
-                    give_range(work, job.namespace, &back);
+                    give_range(work.shared, job.namespace, &back);
                     request = back;
+                    waits_for = WaitsFor::Room;
                     break;
                 }
             };
@@ -179,8 +221,23 @@ impl IoEngine {
                 return Submission::Back(request, status);
             }
         }
-        self.defer(request);
+        self.defer(request, waits_for);
         Submission::Kept
+    }
+
+    /// Whether a request must let a deferred one go first: one that waits for the same backend's
+    /// room, or for blocks of which either writes some.
+    fn is_behind(&self, namespace: usize, request: &Request) -> bool {
+        self.deferred.iter().any(|&tag| {
+            let Some(slot) = self.slots.get(usize::from(tag)) else {
+                return false;
+            };
+            let (Some(pending), Some(first)) = (&slot.pending, &slot.request) else {
+                return false;
+            };
+            pending.job.namespace == namespace
+                && (slot.waits_for == WaitsFor::Room || conflict(first, request))
+        })
     }
 
     /// A request came back: the command's status, or `None` when the request is its next one.
@@ -191,31 +248,30 @@ impl IoEngine {
         request: &mut Request,
         result: Result<(), IoError>,
     ) -> Option<Status> {
-        give_range(work, job.namespace, request);
+        give_range(work.shared, job.namespace, request);
         let status = settle(work, request, result);
         let more = status.is_success() && job.next(work, request);
         (!more).then_some(status)
     }
 
-    /// Keeps a request that cannot be submitted now; the next reap tries again.
-    fn defer(&mut self, request: Box<Request>) {
+    /// Keeps a request that cannot be submitted now, until [`retry`](Self::retry).
+    fn defer(&mut self, request: Box<Request>, waits_for: WaitsFor) {
         let tag = request.tag;
         if let Some(slot) = self.slot(tag) {
             slot.request = Some(request);
+            slot.waits_for = waits_for;
             self.deferred
                 .push_back(u16::try_from(tag).unwrap_or_default());
         }
     }
 
-    /// Continues pending commands; those that are finished are appended to `finished`.
-    pub(crate) fn reap(&mut self, work: &Work<'_>, finished: &mut Vec<Finished>) {
-        if self.is_idle() {
+    /// Tries deferred commands, oldest first; those that are finished are appended to `finished`.
+    pub(crate) fn retry(&mut self, work: &Work<'_>, finished: &mut Vec<Finished>) {
+        if self.deferred.is_empty() {
             return;
         }
-        for _ in 0..self.deferred.len() {
-            let Some(tag) = self.deferred.pop_front() else {
-                break;
-            };
+        std::mem::swap(&mut self.deferred, &mut self.retrying);
+        while let Some(tag) = self.retrying.pop_front() {
             let Some(slot) = self.slots.get_mut(usize::from(tag)) else {
                 continue;
             };
@@ -223,6 +279,13 @@ impl IoEngine {
                 let submission = self.submit(work, &mut pending.job, request);
                 self.proceed(submission, tag, pending, finished);
             }
+        }
+    }
+
+    /// Continues pending commands; those that are finished are appended to `finished`.
+    pub(crate) fn reap(&mut self, work: &Work<'_>, finished: &mut Vec<Finished>) {
+        if self.is_idle() {
+            return;
         }
         let mut reaped = std::mem::take(&mut self.reaped);
         for queue in &mut self.queues {
@@ -274,20 +337,40 @@ impl IoEngine {
         }
     }
 
-    /// Takes back a command that waits for room in its backend.
-    pub(crate) fn abort(&mut self, sq: usize, cid: u16) -> Option<(Command, Sqe)> {
-        let waits = |slot: &Slot| {
-            let pending = slot.pending.as_ref().map(|pending| &pending.command);
-            slot.request.is_some() && pending.is_some_and(|c| c.sq == sq && c.cid == cid)
-        };
-        let index = self.slots.iter().position(waits)?;
-        let slot = self.slots.get_mut(index)?;
-        let Pending { command, sqe, job } = slot.pending.take()?;
-        slot.ranges = job.into_ranges();
-        let tag = u16::try_from(index).ok()?;
-        self.deferred.retain(|&deferred| deferred != tag);
-        self.free.push(tag);
-        Some((command, sqe))
+    /// Takes back the commands that no backend has taken and that `which` picks, oldest first.
+    pub(crate) fn take_deferred(
+        &mut self,
+        shared: &Shared,
+        which: impl Fn(&Command) -> bool,
+    ) -> Vec<(Command, Sqe)> {
+        let mut taken = Vec::new();
+        let (slots, free) = (&mut self.slots, &mut self.free);
+        self.deferred.retain(|&tag| {
+            let Some(slot) = slots.get_mut(usize::from(tag)) else {
+                return false;
+            };
+            if !slot
+                .pending
+                .as_ref()
+                .is_some_and(|pending| which(&pending.command))
+            {
+                return true;
+            }
+            let Some(Pending { command, sqe, job }) = slot.pending.take() else {
+                return true;
+            };
+            if let Some(request) = &slot.request
+                && access(request.op) == Some(Access::Write)
+                && let Some(ranges) = ranges(shared, job.namespace)
+            {
+                ranges.forget_wait(request.offset, request.len);
+            }
+            slot.ranges = job.into_ranges();
+            free.push(tag);
+            taken.push((command, sqe));
+            false
+        });
+        taken
     }
 
     /// Takes out every command in flight, for a shard that ends.
@@ -297,7 +380,11 @@ impl IoEngine {
             .filter_map(|slot| Some(slot.pending.take()?.command))
     }
 
-    fn retire(&mut self, tag: u16, request: Box<Request>, job: Job) {
+    fn retire(&mut self, tag: u16, mut request: Box<Request>, job: Job) {
+        if request.segments.capacity() > self.segments {
+            request.segments.clear();
+            request.segments.shrink_to(self.segments);
+        }
         if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
             slot.request = Some(request);
             slot.ranges = job.into_ranges();
@@ -311,21 +398,29 @@ impl IoEngine {
 }
 
 /// Takes the range of a request in its namespace's table; a flush has none.
-fn take_range(work: &Work<'_>, namespace: usize, request: &Request) -> bool {
-    match (ranges(work, namespace), access(request.op)) {
+fn take_range(shared: &Shared, namespace: usize, request: &Request) -> bool {
+    match (ranges(shared, namespace), access(request.op)) {
         (Some(ranges), Some(access)) => ranges.try_take(request.offset, request.len, access),
         _ => true,
     }
 }
 
-fn give_range(work: &Work<'_>, namespace: usize, request: &Request) {
-    if let (Some(ranges), Some(access)) = (ranges(work, namespace), access(request.op)) {
+fn give_range(shared: &Shared, namespace: usize, request: &Request) {
+    if let (Some(ranges), Some(access)) = (ranges(shared, namespace), access(request.op)) {
         ranges.give(request.offset, request.len, access);
     }
 }
 
-fn ranges<'a>(work: &Work<'a>, namespace: usize) -> Option<&'a RangeTable> {
-    work.shared.namespaces.get(namespace)?.ranges.as_ref()
+fn ranges(shared: &Shared, namespace: usize) -> Option<&RangeTable> {
+    shared.namespaces.get(namespace)?.ranges.as_ref()
+}
+
+/// Whether two requests touch the same bytes and one of them writes.
+fn conflict(one: &Request, other: &Request) -> bool {
+    let writes = |request: &Request| access(request.op) == Some(Access::Write);
+    one.offset < other.offset.saturating_add(other.len)
+        && other.offset < one.offset.saturating_add(one.len)
+        && (writes(one) || writes(other))
 }
 
 const fn access(op: Op) -> Option<Access> {

@@ -19,12 +19,14 @@ use crate::{
 
 /// What a command costs beyond the first [`STEP_BYTES`] of its data, in such steps.
 pub(crate) fn cost(shared: &Shared, sqe: &Sqe) -> u32 {
+    let moves = matches!(
+        table::io_kind(sqe.nvm_opcode()),
+        Some(IoKind::Read | IoKind::Write | IoKind::Compare)
+    );
     let nlb = u64::from(RwCdw12::from(sqe.cdw12).nlb_z()) + 1;
-    let bytes = shared
-        .namespace(sqe.nsid)
-        .map_or(0, |namespace| namespace.bytes(nlb));
-    let bytes = bytes.min(shared.config.mdts_bytes.into());
-    u32::try_from(bytes / STEP_BYTES).unwrap_or(u32::MAX)
+    let namespace = shared.namespace(sqe.nsid).filter(|_| moves);
+    let bytes = namespace.map_or(0, |namespace| namespace.bytes(nlb));
+    u32::try_from(bytes.min(shared.config.mdts_bytes.into()) / STEP_BYTES).unwrap_or(u32::MAX)
 }
 
 /// What a checked command is made into.
@@ -101,8 +103,7 @@ fn transfer(
         request,
         work.memory,
         work.page_bytes(),
-        sqe.prp1,
-        sqe.prp2,
+        buffer(sqe, len),
         len,
     )
 }
@@ -128,13 +129,13 @@ fn dataset_management(
     let count = usize::from(DsmCdw10::from(sqe.cdw10).nr_z()) + 1;
     let bytes = count * size_of::<DsmRange>();
     request.segments.clear();
+    let bytes = bytes as u64;
     prp::walk(
         request,
         work.memory,
         work.page_bytes(),
-        sqe.prp1,
-        sqe.prp2,
-        bytes as u64,
+        buffer(sqe, bytes),
+        bytes,
     )?;
     let mut ranges = [DsmRange::default(); DSM_MAX_RANGES];
     let ranges = ranges.get_mut(..count).unwrap_or_default();
@@ -157,6 +158,14 @@ fn dataset_management(
     } else {
         Prepared::Nothing
     })
+}
+
+const fn buffer(sqe: &Sqe, len: u64) -> prp::Buffer {
+    prp::Buffer {
+        prp1: sqe.prp1,
+        prp2: sqe.prp2,
+        len,
+    }
 }
 
 /// The namespace that a command names, with its index (Base 3.2.1.2).

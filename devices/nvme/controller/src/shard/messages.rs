@@ -1,9 +1,12 @@
 //! What other threads ask of a shard, and what it answers when it is done.
 
-use super::Shard;
+use nvme_spec::Status;
+
+use super::Lane;
 use crate::{
-    ids::Epoch,
-    lifecycle::Event,
+    command::Command,
+    ids::{AdminTicket, Epoch},
+    lifecycle::{Event, Lifecycle},
     mailbox::{Answer, Message},
     queue::QueueFault,
     rings::Rings,
@@ -11,48 +14,43 @@ use crate::{
     sync::lock,
     work::Work,
 };
-use nvme_spec::Status;
 
 /// A reset or shutdown that waits for the commands in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quiescing {
-    pub(super) epoch: Epoch,
-    /// The host has reset the controller: its queues are not to be touched any more.
+    pub(super) round: Epoch,
+    /// A reset: queues are dropped.
     pub(super) drop_queues: bool,
 }
 
-impl Shard {
+impl Lane {
     pub(super) fn read_mailbox(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
         while let Some(message) = work.shared.mailboxes.get(self.id).and_then(|m| m.take()) {
             match message {
                 Message::Enable => self.enable(work),
-                Message::Halt => self.running = false,
-                Message::Quiesce { epoch, drop_queues } => {
+                Message::Halt => {
                     self.running = false;
-                    self.epoch = epoch;
-                    self.quiescing = Some(Quiescing { epoch, drop_queues });
+                    self.halted = true;
+                }
+                Message::Quiesce { round, drop_queues } => {
+                    self.quiesce(work.shared, round, drop_queues);
                 }
                 Message::AddCq { epoch, queue } if epoch == self.epoch => {
-                    self.running = true;
+                    self.running = !self.halted && self.quiescing.is_none();
                     self.rings.add_cq(queue);
                 }
                 Message::AddSq { epoch, queue } if epoch == self.epoch => {
                     self.rings.add_sq(queue);
                 }
                 Message::DeleteSq { epoch, qid, ticket } if epoch == self.epoch => {
-                    self.rings.delete_sq(qid, ticket);
+                    self.delete_sq(work, qid, ticket)?;
                 }
                 Message::DeleteCq { epoch, qid, ticket } if epoch == self.epoch => {
-                    self.rings.remove_cq(qid);
-                    let answer = Answer::Deleted;
-                    work.shared.mailboxes.post(
-                        0,
-                        Message::Answer {
-                            epoch,
-                            ticket,
-                            answer,
-                        },
-                    );
+                    if let Some(vector) = self.rings.remove_cq(qid) {
+                        // Nothing is to be heard of a queue that is gone.
+                        self.interrupts.signal_now(work.shared, vector);
+                    }
+                    self.answer(work.shared, ticket, Answer::Deleted);
                 }
                 Message::Abort {
                     epoch,
@@ -61,14 +59,7 @@ impl Shard {
                     ticket,
                 } if epoch == self.epoch => {
                     let answer = self.abort(work, sqid, cid)?;
-                    work.shared.mailboxes.post(
-                        0,
-                        Message::Answer {
-                            epoch,
-                            ticket,
-                            answer,
-                        },
-                    );
+                    self.answer(work.shared, ticket, answer);
                 }
                 Message::Answer {
                     epoch,
@@ -77,35 +68,84 @@ impl Shard {
                 } if epoch == self.epoch => {
                     self.answered(work, ticket, answer)?;
                 }
-                // Of an epoch that is over.
+                // Of before the last reset.
                 _ => {}
             }
         }
         Ok(())
     }
 
-    /// Aborts a command that no backend has taken yet; what one has cannot be taken back.
-    pub(super) fn abort(
+    /// Tells shard 0, of this epoch.
+    fn answer(&self, shared: &Shared, ticket: AdminTicket, answer: Answer) {
+        shared.mailboxes.post(
+            0,
+            Message::Answer {
+                epoch: self.epoch,
+                ticket,
+                answer,
+            },
+        );
+    }
+
+    /// Fetches no more; a reset also drops what no backend has taken.
+    fn quiesce(&mut self, shared: &Shared, round: Epoch, drop_queues: bool) {
+        self.running = false;
+        self.quiescing = Some(Quiescing { round, drop_queues });
+        if drop_queues {
+            self.epoch = round;
+            self.halted = false;
+            for (command, _) in self.io.take_deferred(shared, |_| true) {
+                self.rings.hand_back(command);
+            }
+        }
+    }
+
+    /// Stops serving a submission queue. What no backend has taken is aborted; the rest is
+    /// completed first (Base 5.2.4).
+    fn delete_sq(
         &mut self,
         work: &mut Work<'_>,
-        sqid: u16,
-        cid: u16,
-    ) -> Result<Answer, QueueFault> {
-        let aborted = self
-            .rings
-            .sq_index(sqid)
-            .and_then(|sq| self.io.abort(sq, cid));
-        let Some((command, sqe)) = aborted else {
+        qid: u16,
+        ticket: AdminTicket,
+    ) -> Result<(), QueueFault> {
+        let Some(index) = self.rings.delete_sq(qid, ticket) else {
+            return Ok(());
+        };
+        let mut result = Ok(());
+        for (command, sqe) in self
+            .io
+            .take_deferred(work.shared, |command| command.sq == index)
+        {
+            let aborted = Status::ABORTED_SQ_DELETION;
+            result = result.and(self.complete(work, command, &sqe, aborted, 0));
+        }
+        result
+    }
+
+    /// Aborts a command that no backend has taken yet; what one has cannot be taken back.
+    fn abort(&mut self, work: &mut Work<'_>, sqid: u16, cid: u16) -> Result<Answer, QueueFault> {
+        let index = self.rings.sq_index(sqid);
+        let is_it = |command: &Command| Some(command.sq) == index && command.cid == cid;
+        let mut aborted = self.io.take_deferred(work.shared, is_it);
+        let Some((command, sqe)) = aborted.pop() else {
             return Ok(Answer::NotAborted);
         };
+        // A host that used an identifier twice has asked for both.
+        for (command, sqe) in aborted {
+            self.complete(work, command, &sqe, Status::ABORT_REQUESTED, 0)?;
+        }
         self.complete(work, command, &sqe, Status::ABORT_REQUESTED, 0)?;
         Ok(Answer::Aborted)
     }
 
     /// Makes the admin queues, if the registers describe any (Base 3.5.1).
-    pub(super) fn enable(&mut self, work: &Work<'_>) {
+    fn enable(&mut self, work: &Work<'_>) {
         let mut registers = lock(&work.shared.registers);
         let Some(admin) = &mut self.admin else { return };
+        // A reset may have been asked for before this message was read.
+        if registers.lifecycle != Lifecycle::Enabling {
+            return;
+        }
         match admin.enable(work.shared, work.memory, &registers) {
             Ok((cq, sq)) => {
                 self.rings = Rings::default();
@@ -115,19 +155,20 @@ impl Shard {
                 work.shared.step(&mut registers, Event::Enabled);
             }
             Err(reason) => {
-                tracing::warn!(reason, "the controller cannot be enabled");
                 work.shared.step(&mut registers, Event::EnableFailed);
+                drop(registers);
+                if work.shared.may_warn() {
+                    tracing::warn!(reason, "the controller cannot be enabled");
+                }
             }
         }
-        // A reset may have been asked for before this message was read.
-        self.running &= registers.lifecycle.runs();
     }
 
     /// Another shard, or this one, answers an admin command that waited.
     pub(super) fn answered(
         &mut self,
         work: &mut Work<'_>,
-        ticket: u16,
+        ticket: AdminTicket,
         answer: Answer,
     ) -> Result<(), QueueFault> {
         let Some(admin) = &mut self.admin else {
@@ -142,26 +183,21 @@ impl Shard {
     /// Answers deletions whose last command is done.
     pub(super) fn finish_deletions(&mut self, work: &Work<'_>) {
         while let Some(ticket) = self.rings.take_deleted() {
-            let (epoch, answer) = (self.epoch, Answer::Deleted);
-            work.shared.mailboxes.post(
-                0,
-                Message::Answer {
-                    epoch,
-                    ticket,
-                    answer,
-                },
-            );
+            self.answer(work.shared, ticket, Answer::Deleted);
         }
     }
 
     /// Reports a reset or shutdown when nothing is in flight any more.
     pub(super) fn finish_quiescing(&mut self, shared: &Shared) {
-        if !self.io.is_idle() {
-            return;
-        }
-        let Some(Quiescing { epoch, drop_queues }) = self.quiescing.take() else {
+        let Some(Quiescing { round, drop_queues }) = self.quiescing else {
             return;
         };
+        // A shutdown also completes the admin commands that wait for shards to answer.
+        let waiting = self.admin.as_ref().is_some_and(|admin| admin.has_waiting());
+        if !self.io.is_idle() || !self.unposted.is_empty() || (waiting && !drop_queues) {
+            return;
+        }
+        self.quiescing = None;
         if drop_queues {
             if let Some(admin) = &mut self.admin {
                 for command in admin.reset(shared) {
@@ -172,6 +208,6 @@ impl Shard {
             self.interrupts.clear();
             self.turn = 0;
         }
-        shared.quiesced(epoch);
+        shared.quiesced(round);
     }
 }
