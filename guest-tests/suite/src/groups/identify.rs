@@ -49,7 +49,7 @@ group! { "identify":
     inactive_namespace_is_zero_filled, "Base 2.1 5.1.13.2.1",
         "Identify Namespace of an inactive NSID returns zeroes.";
     descriptors_are_well_formed, "Base 2.1 5.1.13.2.3",
-        "The descriptor list holds identifiers with their right lengths, each type once at most, and ends in a zero header.";
+        "The descriptor list holds identifiers with their right lengths, each type once at most and one that identifies the namespace at least, and ends in a zero header.";
     descriptors_match_the_namespace, "Base 2.1 5.1.13.2.3",
         "EUI64 and NGUID are the same in Identify Namespace and in the descriptor list.";
     descriptors_refuse_invalid_nsid, "Base 2.1 5.1.13.2.3",
@@ -357,7 +357,19 @@ fn descriptors(list: &[u8]) -> Outcome<Vec<(u8, Vec<u8>)>> {
 fn descriptors_are_well_formed(env: &mut Env<'_>) -> Outcome {
     for nsid in active(env) {
         let list = env.nvme.identify(Cns::NAMESPACE_DESCRIPTORS, nsid)?;
-        descriptors(&list)?;
+        let found = descriptors(&list)?;
+        let identifies = found.iter().any(|(nidt, _)| *nidt != NIDT_CSI);
+        ensure!(
+            identifies,
+            "namespace {nsid} has no EUI64, NGUID or UUID in its list"
+        );
+        // CAP.CSS bit 6 offers several command sets, of which the descriptor tells one.
+        let several = env.context.cap.css() & 0b0100_0000 != 0;
+        let tells = found.iter().any(|(nidt, _)| *nidt == NIDT_CSI);
+        ensure!(
+            tells || !several,
+            "namespace {nsid} has no command set identifier in its list"
+        );
     }
     Ok(())
 }
