@@ -14,7 +14,7 @@ const EXCUSE: &str = "600 lines";
 
 /// A Rust file.
 pub(crate) struct Source {
-    /// Lines with code on them, tests in the file and comments left out.
+    /// Lines with code on them, tests and comments left out.
     pub(crate) code_lines: usize,
     /// `todo!` and `unimplemented!`, with their lines.
     pub(crate) left_to_do: Vec<String>,
@@ -28,7 +28,7 @@ impl Source {
         let fail = |error: &dyn std::fmt::Display| error.to_string();
         let file = syn::parse_file(text).map_err(|error| fail(&error))?;
         let tokens: TokenStream = text.parse().map_err(|error| fail(&error))?;
-        let tests: Vec<_> = file.items.iter().filter_map(test_module).collect();
+        let tests: Vec<_> = file.items.iter().filter_map(test_lines).collect();
         let mut seen = Seen::default();
         seen.tokens(tokens);
         let code = |line: &&usize| !tests.iter().any(|test| test.contains(line));
@@ -55,22 +55,28 @@ fn top_comment(text: &str) -> impl Iterator<Item = &str> {
     text.lines().take_while(|line| line.starts_with("//"))
 }
 
-/// The lines of an inline module of tests.
-fn test_module(item: &Item) -> Option<RangeInclusive<usize>> {
-    let Item::Mod(ItemMod {
-        attrs,
-        content: Some((brace, _)),
-        ..
-    }) = item
-    else {
-        return None;
+/// The lines of an inline module of tests, or of a test.
+fn test_lines(item: &Item) -> Option<RangeInclusive<usize>> {
+    let (brace, for_tests) = match item {
+        Item::Mod(module) => {
+            let (brace, _) = module.content.as_ref()?;
+            let for_tests = module.attrs.iter().any(|attribute| {
+                attribute.path().is_ident("cfg")
+                    && attribute
+                        .parse_args::<syn::Path>()
+                        .is_ok_and(|path| path.is_ident("test"))
+            });
+            (brace, for_tests)
+        }
+        Item::Fn(function) => {
+            let is_test = |attribute: &syn::Attribute| attribute.path().is_ident("test");
+            (
+                &function.block.brace_token,
+                function.attrs.iter().any(is_test),
+            )
+        }
+        _ => return None,
     };
-    let for_tests = attrs.iter().any(|attribute| {
-        attribute.path().is_ident("cfg")
-            && attribute
-                .parse_args::<syn::Path>()
-                .is_ok_and(|path| path.is_ident("test"))
-    });
     for_tests.then(|| brace.span.open().start().line..=brace.span.close().end().line)
 }
 
@@ -237,9 +243,10 @@ fn unsafe_and_what_is_left_to_do_are_found() {
 #[test]
 fn code_is_counted_without_comments_and_tests() {
     let text = "//! Doc.\n\n/// Doc.\n#[inline]\nfn f() {\n    // why\n    g(\"a\n    b\");\n}\n\
-                #[cfg(test)]\nmod tests {\n    fn t() {}\n    fn u() {}\n}\n";
-    // #[inline], fn, g with two lines of string, the brace; cfg and `mod tests` open the module.
-    assert_eq!(Source::parse(text).expect("it parses").code_lines, 5 + 1);
+                #[cfg(test)]\nmod tests {\n    fn t() {}\n    fn u() {}\n}\n\
+                #[test]\nfn t() {\n    f();\n}\n";
+    // #[inline], fn, g with two lines of string, the brace; of tests their attributes alone.
+    assert_eq!(Source::parse(text).expect("it parses").code_lines, 5 + 2);
     let long = "fn f() {}\n".repeat(MOST_LINES + 1);
     assert!(Source::parse(&long).expect("it parses").is_too_long());
     let excused = format!("//! Over 600 lines: one table.\n\n{long}");
