@@ -1,4 +1,4 @@
-//! The tests, a file a group.
+//! The tests: each file holds a group, or a part of one that is an idea of its own.
 
 use crate::{Env, Test};
 
@@ -7,13 +7,17 @@ mod events;
 mod features;
 mod flow;
 mod hostile;
+mod hostile_memory;
+mod hostile_setup;
 mod identify;
 mod interrupts;
 mod io;
 mod lifecycle;
 mod limits;
 mod logs;
+mod place;
 mod prp;
+mod prp_errors;
 mod queues;
 mod registers;
 
@@ -30,9 +34,12 @@ pub static GROUPS: &[&[Test]] = &[
     logs::TESTS,
     events::TESTS,
     prp::TESTS,
+    prp_errors::TESTS,
     io::TESTS,
     limits::TESTS,
     hostile::TESTS,
+    hostile_memory::TESTS,
+    hostile_setup::TESTS,
 ];
 
 /// Every test, in the order they run.
@@ -68,4 +75,30 @@ fn msix_control(env: &mut Env<'_>) -> Option<u16> {
         at = next;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_rules_are_sentences_with_sections() {
+        let mut names = BTreeSet::new();
+        for test in tests() {
+            let name = test.full_name();
+            assert!(names.insert(name.clone()), "{name} is there twice");
+            assert!(test.rule.ends_with('.'), "{name}: {}", test.rule);
+            let (document, section) = test.section.rsplit_once(' ').unwrap();
+            assert!(
+                ["Base 2.1", "NVM 1.1", "PCIe 1.1"].contains(&document),
+                "{name}"
+            );
+            assert!(section.starts_with(|c: char| c.is_ascii_digit()), "{name}");
+        }
+        assert!(names.len() >= 60);
+    }
 }
