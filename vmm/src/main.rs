@@ -30,8 +30,14 @@ enum Command {
 #[derive(Args)]
 #[command(after_long_help = format!("Keys of --nvme:\n{}", NvmeOptions::help()))]
 struct SelftestArgs {
-    /// Tests to run: globs over `group.name`, separated by commas; `!` excludes.
-    #[arg(long, value_name = "GLOBS", default_value = "")]
+    /// Tests to run: patterns separated by commas, over `group.name`; `*` stands for anything and
+    /// `?` for one character, a bare word is a group, `!` excludes. Such as `queues,prp.*list*`.
+    #[arg(
+        long,
+        value_name = "PATTERNS",
+        default_value = "",
+        hide_default_value = true
+    )]
     filter: String,
     /// What to print.
     #[arg(long, value_enum, default_value_t)]
@@ -42,7 +48,8 @@ struct SelftestArgs {
     /// List the tests with the rules they check, and run nothing.
     #[arg(long)]
     list: bool,
-    /// The controller; `--help` lists the keys. May be given several times.
+    /// The controller; `--help` lists the keys. May be given several times. Without it:
+    /// namespaces=2,size=256M.
     #[arg(long, value_name = "KEY=VALUE,...")]
     nvme: Vec<String>,
     /// The guest's memory.
@@ -81,6 +88,9 @@ fn selftest(args: &SelftestArgs) -> anyhow::Result<ExitCode> {
     for list in &args.nvme {
         nvme.apply(list)?;
     }
+    if let Some(note) = nvme.memory_note() {
+        let _ = writeln!(io::stderr(), "ferrite: note: {note}");
+    }
     let selftest = Selftest {
         nvme,
         filter: args.filter.clone(),
@@ -92,21 +102,22 @@ fn selftest(args: &SelftestArgs) -> anyhow::Result<ExitCode> {
         args.format == Format::Tap,
         args.format == Format::Table && on_terminal,
     );
-    let results = selftest::run(&selftest, move |line, report| {
+    let clear = |progress: bool| {
+        if progress {
+            let _ = write!(io::stdout(), "\r\x1b[K");
+        }
+    };
+    let results = selftest::run(&selftest, move |line, at| {
         if tap {
             let _ = writeln!(io::stdout(), "{line}");
-        } else if progress && let Some(planned) = report.planned {
-            let _ = write!(
-                io::stdout(),
-                "\r\x1b[K{}/{planned} tests",
-                report.tests.len()
-            );
+        } else if progress && let Some(planned) = at.planned {
+            clear(true);
+            let _ = write!(io::stdout(), "{}/{planned} tests", at.done);
             let _ = io::stdout().flush();
         }
-    })?;
-    if progress {
-        let _ = write!(io::stdout(), "\r\x1b[K");
-    }
+    });
+    clear(progress);
+    let results = results?;
     let style = if on_terminal {
         Style::Terminal
     } else {
@@ -116,11 +127,7 @@ fn selftest(args: &SelftestArgs) -> anyhow::Result<ExitCode> {
     match args.format {
         Format::Table => results.write_table(&mut text, style, args.verbose)?,
         Format::Json => text = format!("{:#}\n", results.to_json()),
-        Format::Tap => {
-            if let Some(trouble) = results.trouble() {
-                text = format!("Bail out! {trouble}\n");
-            }
-        }
+        Format::Tap => text = results.tap_end(),
     }
     print_all(&text)?;
     Ok(if results.good() {
@@ -131,6 +138,7 @@ fn selftest(args: &SelftestArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn list(filter: &str) -> anyhow::Result<ExitCode> {
+    selftest::check_filter(filter)?;
     let filter = nvme_suite::Filter::new(filter);
     let mut text = String::new();
     for test in nvme_suite::tests().filter(|test| filter.matches(&test.full_name())) {

@@ -5,6 +5,7 @@
 //! diagnostics of the form `# ferrite: key=value`. Other lines may stand in between (a guest
 //! prints what it likes); they are kept as they are.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
@@ -120,6 +121,8 @@ pub struct Report {
     pub tests: Vec<TestResult>,
     /// Why the run gave up.
     pub bail_out: Option<String>,
+    /// What a correct run does not print: a second plan, a result out of its order.
+    pub problems: Vec<String>,
     /// Lines that are none of these, in order.
     pub others: Vec<String>,
     in_yaml: bool,
@@ -138,7 +141,11 @@ impl Report {
 
     /// Reads one line, without its end.
     pub fn feed(&mut self, line: &str) {
-        let line = line.trim_end_matches(['\r', '\n']);
+        // What a guest prints must not reach a terminal's controls.
+        let line = line
+            .trim_end_matches(['\r', '\n'])
+            .replace(char::is_control, "\u{FFFD}");
+        let line = line.as_str();
         if self.in_yaml {
             self.feed_yaml(line);
         } else if line == "  ---" && !self.tests.is_empty() {
@@ -151,23 +158,47 @@ impl Report {
         } else if let Some(reason) = line.strip_prefix(BAIL_OUT) {
             self.bail_out = Some(reason.to_string());
         } else if let Some(count) = line.strip_prefix("1..").and_then(|n| n.parse().ok()) {
-            self.planned = Some(count);
+            if let Some(planned) = self.planned.replace(count) {
+                self.problems
+                    .push(format!("a plan of {count} tests after one of {planned}"));
+            }
         } else if let Some(test) = parse_test(line) {
+            let expected = self.tests.len() + 1;
+            if test.number != expected {
+                let TestResult { number, name, .. } = &test;
+                self.problems
+                    .push(format!("{name} is result {number} where {expected} is due"));
+            }
             self.tests.push(test);
         } else if line != VERSION && !line.is_empty() {
             self.others.push(line.to_string());
         }
     }
 
-    /// Whether every planned test was reported, none failed, and the run did not give up.
+    /// Tests that passed, failed and were skipped.
+    #[must_use]
+    pub fn totals(&self) -> (usize, usize, usize) {
+        self.tests
+            .iter()
+            .fold((0, 0, 0), |(passed, failed, skipped), test| {
+                match test.outcome {
+                    Ok(()) => (passed + 1, failed, skipped),
+                    Err(Stop::Failed(_)) => (passed, failed + 1, skipped),
+                    Err(Stop::Skipped(_)) => (passed, failed, skipped + 1),
+                }
+            })
+    }
+
+    /// Whether every planned test was reported once and in order, some passed, none failed, and
+    /// the run did not give up.
     #[must_use]
     pub fn good(&self) -> bool {
+        let (passed, failed, _) = self.totals();
         self.bail_out.is_none()
+            && self.problems.is_empty()
             && self.planned == Some(self.tests.len())
-            && !self
-                .tests
-                .iter()
-                .any(|test| matches!(test.outcome, Err(Stop::Failed(_))))
+            && passed > 0
+            && failed == 0
     }
 
     fn feed_yaml(&mut self, line: &str) {

@@ -97,8 +97,10 @@ impl InProcess {
     /// # Panics
     /// When the host has no memory for the guest's.
     pub fn new(config: ControllerConfig, seed: u64) -> Result<Self, FunctionError> {
-        // A generator that starts at 0 stays there.
-        let schedule = seed | 1;
+        // Spread, so that seeds next to each other differ; a generator that starts at 0 stays there.
+        let schedule = (seed ^ 0x9E37_79B9_7F4A_7C15)
+            .wrapping_mul(0xBF58_476D_1CE4_E5B9)
+            .max(1);
         Self::make(config, |_, shards| Engine::Stepped {
             shards,
             now_ns: 0,
@@ -122,7 +124,7 @@ impl InProcess {
                 clippy::expect_used,
                 reason = "a test harness without threads cannot go on"
             )]
-            let workers = Workers::start(controller, shards, policy).expect("threads");
+            let workers = Workers::start(controller, shards, policy, || ()).expect("threads");
             Engine::Threads {
                 _workers: workers,
                 start: Instant::now(),

@@ -5,4 +5,4 @@ pub mod inprocess;
 mod workers;
 
 pub use function::{FunctionError, NvmeFunction, NvmePciIds};
-pub use workers::{WaitPolicy, Workers, WorkersError};
+pub use workers::{WaitPolicy, WorkerPanic, Workers, WorkersError};

@@ -48,6 +48,11 @@ impl<E: Into<io::Error>> From<E> for WorkersError {
     }
 }
 
+/// A worker thread panicked: a defect of the controller.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("a thread of the controller panicked: {0}")]
+pub struct WorkerPanic(String);
+
 /// Running worker threads; they end when this is dropped.
 pub struct Workers {
     threads: Vec<Worker>,
@@ -70,7 +75,8 @@ impl Wake for WakeFd {
 }
 
 impl Workers {
-    /// Starts a thread for each shard.
+    /// Starts a thread for each shard. Should one panic, the controller reports a fatal error to
+    /// its host and `on_panic` is called; [`stop`](Self::stop) tells of it.
     ///
     /// # Errors
     /// When the kernel gives no eventfd or thread.
@@ -78,6 +84,7 @@ impl Workers {
         controller: &Arc<Controller>,
         shards: Vec<Shard>,
         policy: WaitPolicy,
+        on_panic: impl Fn() + Clone + Send + 'static,
     ) -> Result<Self, WorkersError> {
         let mut workers = Self {
             threads: Vec::with_capacity(shards.len()),
@@ -88,13 +95,15 @@ impl Workers {
             let wake = Arc::new(WakeFd(eventfd(0, flags)?));
             controller.set_waker(shard.id(), wake.clone());
             let (stopped, woken, failed) = (stop.clone(), wake.clone(), controller.clone());
+            let on_panic = on_panic.clone();
             let thread = thread::Builder::new()
                 .name(format!("nvme-{}", shard.id()))
                 .spawn(move || {
                     let polling = AssertUnwindSafe(|| run(shard, &stopped, &woken.0, policy));
                     if let Err(panic) = catch_unwind(polling) {
-                        // The guest must not wait for ever; whoever drops the workers hears why.
+                        // The guest must not wait for ever.
                         failed.fail();
+                        on_panic();
                         resume_unwind(panic);
                     }
                 })?;
@@ -108,18 +117,36 @@ impl Workers {
     }
 }
 
-impl Drop for Workers {
-    fn drop(&mut self) {
+impl Workers {
+    /// Ends the threads.
+    ///
+    /// # Errors
+    /// [`WorkerPanic`] when one of them had panicked.
+    pub fn stop(mut self) -> Result<(), WorkerPanic> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<(), WorkerPanic> {
         for worker in &self.threads {
             worker.stop.store(true, Ordering::Release);
             worker.wake.wake();
         }
+        let mut result = Ok(());
         for worker in &mut self.threads {
-            if let Some(Err(panic)) = worker.thread.take().map(JoinHandle::join)
-                && !thread::panicking()
-            {
-                resume_unwind(panic);
+            if let Some(Err(panic)) = worker.thread.take().map(JoinHandle::join) {
+                let text = panic.downcast_ref::<&str>().copied();
+                let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+                result = Err(WorkerPanic(text.unwrap_or("no message").to_string()));
             }
+        }
+        result
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        if let Err(panic) = self.join() {
+            tracing::error!("{panic}");
         }
     }
 }

@@ -72,8 +72,9 @@ pub(super) fn number<N>(text: &str, least: N, most: N) -> Result<N, String>
 where
     N: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
 {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
-        Ok(number) if number >= least && number <= most => Ok(number),
+        Ok(number) if digits && number >= least && number <= most => Ok(number),
         _ => Err(format!("give a whole number from {least} to {most}")),
     }
 }

@@ -10,6 +10,7 @@ use nvme_spec::registers::Vs;
 use storage::{BlockDevice, null::Null, ram::Ram};
 
 use super::{
+    Size,
     keys::{self, Key, OptionError, number},
     parse_size,
 };
@@ -133,7 +134,7 @@ const CONTROLLER_KEYS: [Key<NvmeOptions>; 11] = [
     Key {
         name: "namespaces",
         form: "N",
-        help: "number of namespaces; one differs from the others by nsN.size, nsN.lba, nsN.backend",
+        help: "number of namespaces [1]; nsN.KEY=VALUE for size, lba or backend of one",
         set: |o, text| number(text, 1, MAX_NAMESPACES).map(|n| o.namespaces = n),
     },
     Key {
@@ -371,6 +372,33 @@ impl NvmeOptions {
         })
     }
 
+    /// What to tell the user when the namespaces may take more memory than there is: they take it
+    /// as they are written.
+    #[must_use]
+    pub fn memory_note(&self) -> Option<String> {
+        let ram = |ns: &NamespaceOptions| {
+            if ns.backend == Backend::Ram {
+                ns.size
+            } else {
+                0
+            }
+        };
+        let total = self
+            .each_namespace()
+            .ok()?
+            .iter()
+            .map(ram)
+            .fold(0, u64::saturating_add);
+        let available = available_memory()?;
+        (total > available).then(|| {
+            format!(
+                "the namespaces may take {} of memory as they are written, and {} is available",
+                Size(total >> 20 << 20),
+                Size(available >> 20 << 20)
+            )
+        })
+    }
+
     /// The keys with their meanings, for the help text.
     #[must_use]
     pub fn help() -> String {
@@ -385,6 +413,16 @@ impl NvmeOptions {
             .map(|(name, form, help)| format!("  {:<22} {help}\n", format!("{name}={form}")))
             .collect()
     }
+}
+
+/// Bytes of memory that could be had (MemAvailable of /proc/meminfo).
+fn available_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 fn names() -> String {

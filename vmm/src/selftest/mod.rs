@@ -7,12 +7,13 @@
 mod output;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use ::nvme::Stats;
-use nvme_suite::tap::Report;
+use nvme_suite::{Filter, tap::Report};
 use thiserror::Error;
 
 use crate::{
@@ -53,7 +54,7 @@ pub struct Results {
     /// What the guest printed.
     pub report: Report,
     /// How the guest ended.
-    pub exit: GuestExit,
+    pub end: End,
     /// Why the guest came out of KVM.
     pub exits: ExitCounts,
     /// Accesses that no device claimed: reads, writes.
@@ -66,7 +67,27 @@ pub struct Results {
     pub total_time: Duration,
 }
 
-/// The self-test could not be run to its end.
+/// How far a run is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Tests finished.
+    pub done: usize,
+    /// Tests planned, once that is known.
+    pub planned: Option<usize>,
+}
+
+/// How the guest ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// By itself, by the time allowed, or from outside.
+    Exit(GuestExit),
+    /// It could not go on: why, and where it was.
+    Died(String),
+    /// The controller could not: why.
+    Controller(String),
+}
+
+/// The self-test could not be run.
 #[derive(Debug, Error)]
 pub enum SelftestError {
     /// An option.
@@ -75,6 +96,9 @@ pub enum SelftestError {
     /// The filter cannot be given to the guest.
     #[error("--filter {0:?}: a filter is printable ASCII without spaces, such as `queues.*,!io`")]
     Filter(String),
+    /// A pattern of the filter picks nothing.
+    #[error("--filter {0}: no test has this name; `ferrite selftest --list` lists them")]
+    Unmatched(String),
     /// The guest's memory.
     #[error("--memory {}: the test kernel runs with {} to {}", Size(*.0), Size(MEMORY.0), Size(MEMORY.1))]
     Memory(u64),
@@ -87,14 +111,9 @@ pub enum SelftestError {
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// The guest; what it printed before is kept.
-    #[error("{source}{}", said(.report))]
-    Guest {
-        /// What happened.
-        source: RunError,
-        /// What the guest had printed.
-        report: Box<Report>,
-    },
+    /// The machine could not be completed.
+    #[error(transparent)]
+    Run(RunError),
 }
 
 /// The guest's last words, to go with an error.
@@ -117,10 +136,10 @@ fn said(report: &Report) -> String {
 }
 
 impl Results {
-    /// Whether there were tests, every one ran and none failed.
+    /// Whether there were tests, every one ran, none failed, and the guest says so too.
     #[must_use]
     pub fn good(&self) -> bool {
-        self.exit == GuestExit::Code(GUEST_SUCCESS)
+        self.end == End::Exit(GuestExit::Code(GUEST_SUCCESS))
             && self.report.good()
             && self.trouble().is_none()
     }
@@ -128,29 +147,81 @@ impl Results {
     /// What went wrong beyond single tests, if anything did.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        if let Some(reason) = &self.report.bail_out {
+        let report = &self.report;
+        let said = || said(report);
+        if let Some(reason) = &report.bail_out {
             return Some(format!("the guest gave up: {reason}"));
         }
-        let last = self
-            .report
-            .tests
-            .last()
-            .map_or("none", |test| test.name.as_str());
-        match self.exit {
-            GuestExit::TimedOut => Some(format!(
-                "the guest took longer than allowed; the last test to finish was {last}; give it \
-                 more with --timeout"
-            )),
-            GuestExit::Stopped => Some("the run was stopped".to_string()),
-            GuestExit::Code(_) if self.report.planned == Some(0) => {
-                Some("the filter matches no test; see --list".to_string())
+        let code = match &self.end {
+            End::Controller(why) => return Some(why.clone()),
+            End::Died(why) => return Some(format!("the guest died: {why}{}", said())),
+            End::Exit(GuestExit::TimedOut) => {
+                return Some(format!(
+                    "the guest took longer than allowed; give it more with --timeout{}",
+                    said()
+                ));
             }
-            GuestExit::Code(_) if self.report.planned != Some(self.report.tests.len()) => {
-                let words = said(&self.report);
-                Some(format!("the guest ended before all tests had run{words}"))
-            }
-            GuestExit::Code(_) => None,
+            End::Exit(GuestExit::Stopped) => return Some("the run was stopped".to_string()),
+            End::Exit(GuestExit::Code(code)) => *code,
+        };
+        if let Some(problem) = report.problems.first() {
+            return Some(format!(
+                "the guest's output is not that of one run: {problem}"
+            ));
         }
+        let (passed, failed, skipped) = report.totals();
+        let results = report.tests.len();
+        match report.planned {
+            None => return Some(format!("the guest planned no tests{}", said())),
+            Some(0) => return Some("the filter leaves no test; see --list".to_string()),
+            Some(planned) if planned != results => {
+                return Some(format!(
+                    "{results} results for a plan of {planned} tests{}",
+                    said()
+                ));
+            }
+            Some(_) => {}
+        }
+        if passed == 0 && failed == 0 {
+            return Some(format!(
+                "every test was skipped ({skipped}); none says anything"
+            ));
+        }
+        if (failed == 0) != (code == GUEST_SUCCESS) {
+            return Some(format!(
+                "the guest's exit code {code} does not agree with {failed} failed tests \
+                 ({GUEST_SUCCESS} is for none){}",
+                said()
+            ));
+        }
+        None
+    }
+}
+
+/// A pattern of the filter that picks no test.
+fn unmatched(filter: &str) -> Option<&str> {
+    let patterns = filter
+        .split(',')
+        .map(|pattern| pattern.trim_start_matches('!'));
+    patterns
+        .filter(|pattern| !pattern.is_empty())
+        .find(|pattern| {
+            let filter = Filter::new(pattern);
+            !nvme_suite::tests().any(|test| filter.matches(&test.full_name()))
+        })
+}
+
+/// Checks a filter: printable, and each of its patterns picks something.
+///
+/// # Errors
+/// The filter, or the pattern that picks nothing.
+pub fn check_filter(filter: &str) -> Result<(), SelftestError> {
+    if !filter.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(SelftestError::Filter(filter.to_string()));
+    }
+    match unmatched(filter) {
+        Some(pattern) => Err(SelftestError::Unmatched(pattern.to_string())),
+        None => Ok(()),
     }
 }
 
@@ -161,13 +232,11 @@ impl Results {
 /// When the options, the host or the guest do not let it come to an end.
 pub fn run(
     selftest: &Selftest,
-    on_line: impl FnMut(&str, &Report) + Send + 'static,
+    on_line: impl FnMut(&str, Progress) + Send + 'static,
 ) -> Result<Results, SelftestError> {
     let start = Instant::now();
     let filter = &selftest.filter;
-    if !filter.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(SelftestError::Filter(filter.clone()));
-    }
+    check_filter(filter)?;
     if !(MEMORY.0..=MEMORY.1).contains(&selftest.memory) {
         return Err(SelftestError::Memory(selftest.memory));
     }
@@ -175,10 +244,9 @@ pub fn run(
     if let Some(nsid) = (1..).zip(&each).find(|(_, ns)| ns.backend == Backend::Null) {
         return Err(OptionError {
             list: "nvme",
-            key: if each.len() == 1 {
-                "backend".into()
-            } else {
-                format!("ns{}.backend", nsid.0)
+            key: match selftest.nvme.overrides.contains_key(&nsid.0) {
+                true => format!("ns{}.backend", nsid.0),
+                false => "backend".into(),
             },
             value: "null".to_string(),
             reason: "null keeps no data, so nothing that is written can be verified; give ram"
@@ -188,7 +256,8 @@ pub fn run(
     }
     let config = selftest.nvme.build()?;
     let report = Arc::new(Mutex::new(Report::default()));
-    let sink = Lines::new(feed(report.clone(), on_line));
+    let (feed, printer) = reader(report.clone(), on_line);
+    let sink = Lines::new(feed);
     let mut machine = Machine::new(MachineConfig {
         memory: selftest.memory,
         command_line: match filter.is_empty() {
@@ -208,39 +277,68 @@ pub fn run(
     let policy = WaitPolicy {
         spin: Duration::from_micros(selftest.nvme.poll_us),
     };
-    let workers = Workers::start(&controller, shards, policy)?;
+    let stop = machine.stop_handle();
+    let workers = Workers::start(&controller, shards, policy, move || stop.stop())?;
     let outcome = machine.run();
-    drop(workers);
+    let workers = workers.stop();
+    // The machine is gone, and with it the sender of lines.
+    let _ = printer.join();
     let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
-    match outcome {
+    let (mut end, exits, unclaimed, guest_time) = match outcome {
         Ok(RunOutcome {
             exit,
             exits,
             unclaimed,
             elapsed,
-        }) => Ok(Results {
-            report,
-            exit,
-            exits,
-            unclaimed,
-            stats: controller.stats(),
-            guest_time: elapsed,
-            total_time: start.elapsed(),
-        }),
-        Err(source) => Err(SelftestError::Guest {
-            source,
-            report: Box::new(report),
-        }),
+            ..
+        }) => (End::Exit(exit), exits, unclaimed, elapsed),
+        Err(error @ RunError::Machine(_)) => return Err(SelftestError::Run(error)),
+        Err(error) => {
+            let why = format!("{:#}", anyhow::Error::new(error));
+            (
+                End::Died(why),
+                ExitCounts::default(),
+                (0, 0),
+                start.elapsed(),
+            )
+        }
+    };
+    if let Err(panic) = workers {
+        end = End::Controller(panic.to_string());
     }
+    let (stats, total_time) = (controller.stats(), start.elapsed());
+    Ok(Results {
+        report,
+        end,
+        exits,
+        unclaimed,
+        stats,
+        guest_time,
+        total_time,
+    })
 }
 
-fn feed(
+/// Takes the guest's lines in, and gives them to `on_line` on a thread of their own: a reader who
+/// stalls must not stall the CPU that prints.
+fn reader(
     report: Arc<Mutex<Report>>,
-    mut on_line: impl FnMut(&str, &Report) + Send,
-) -> impl FnMut(&str) + Send {
-    move |line| {
+    mut on_line: impl FnMut(&str, Progress) + Send + 'static,
+) -> (impl FnMut(&str) + Send, JoinHandle<()>) {
+    let (sender, lines) = mpsc::channel::<(String, Progress)>();
+    let printer = thread::spawn(move || {
+        for (line, progress) in lines {
+            on_line(&line, progress);
+        }
+    });
+    let feed = move |line: &str| {
         let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
         report.feed(line);
-        on_line(line, &report);
-    }
+        let progress = Progress {
+            done: report.tests.len(),
+            planned: report.planned,
+        };
+        // A printer that has gone prints nothing.
+        let _ = sender.send((line.to_string(), progress));
+    };
+    (feed, printer)
 }

@@ -8,8 +8,8 @@ use std::{
 use nvme_suite::{Stop, tap::TestResult};
 use serde_json::{Value, json};
 
-use super::Results;
-use crate::options::Size;
+use super::{End, Results};
+use crate::{machine::GuestExit, options::Size};
 
 /// A form of output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
@@ -127,7 +127,7 @@ impl Results {
             let (red, off) = style.wrap(RED);
             writeln!(out, "\n{red}{trouble}{off}")?;
         }
-        let (passed, failed, skipped) = self.totals();
+        let (passed, failed, skipped) = self.report.totals();
         let (colour, off) = style.wrap(if self.good() { GREEN } else { RED });
         writeln!(
             out,
@@ -203,16 +203,15 @@ impl Results {
         )
     }
 
-    fn totals(&self) -> (usize, usize, usize) {
-        groups(&self.report.tests)
-            .iter()
-            .fold((0, 0, 0), |(passed, failed, skipped), group| {
-                (
-                    passed + group.passed,
-                    failed + group.failed,
-                    skipped + group.skipped,
-                )
-            })
+    /// What is to follow the guest's own lines, so that TAP says all.
+    #[must_use]
+    pub fn tap_end(&self) -> String {
+        let Some(trouble) = self.trouble().filter(|_| self.report.bail_out.is_none()) else {
+            return String::new();
+        };
+        let mut lines = trouble.lines();
+        let first = format!("Bail out! {}\n", lines.next().unwrap_or_default());
+        lines.fold(first, |text, line| text + "# " + line + "\n")
     }
 
     /// Everything as one JSON object.
@@ -220,7 +219,7 @@ impl Results {
     pub fn to_json(&self) -> Value {
         let found = &self.report.facts.found;
         let (major, minor, tertiary) = found.version;
-        let (passed, failed, skipped) = self.totals();
+        let (passed, failed, skipped) = self.report.totals();
         let namespaces: Vec<Value> = found
             .namespaces
             .iter()
@@ -243,6 +242,10 @@ impl Results {
         json!({
             "passed": self.good(),
             "trouble": self.trouble(),
+            "guest_exit_code": match self.end {
+                End::Exit(GuestExit::Code(code)) => Some(code),
+                _ => None,
+            },
             "controller": {
                 "model": found.model,
                 "serial": found.serial,
