@@ -78,6 +78,15 @@ impl Doorbells {
             .map_or(0, |d| d.value.load(Ordering::Acquire))
     }
 
+    /// Puts the last good value back in place of a bad one, so that the same bad value is seen
+    /// when it is written again; unless something else was written meanwhile.
+    pub(crate) fn restore(&self, qid: u16, side: Side, bad: u32, good: u32) {
+        if let Some(doorbell) = self.get(qid, side) {
+            let (set, fetch) = (Ordering::AcqRel, Ordering::Relaxed);
+            let _ = doorbell.value.compare_exchange(bad, good, set, fetch);
+        }
+    }
+
     /// Gives a doorbell to a new queue's shard, reading 0.
     pub(crate) fn open(&self, qid: u16, side: Side, shard: ShardId) {
         if let Some(doorbell) = self.get(qid, side) {

@@ -16,9 +16,12 @@ pub(crate) struct QueueFault {
     pub(crate) address: u64,
 }
 
-/// A doorbell value that no correct host writes (Base 5.1.2.1, invalid doorbell write value).
+/// A doorbell value that no correct host writes (Base 5.1.2.1, invalid doorbell write value); the
+/// value that holds on is the last good one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct BadDoorbell;
+pub(crate) struct BadDoorbell {
+    pub(crate) good: u32,
+}
 
 /// The right to post one completion: a slot of the completion queue, reserved before the command
 /// is fetched. Consumed exactly once, by posting or by giving it back.
@@ -54,7 +57,7 @@ pub(crate) struct CompletionQueue {
     /// Slots promised to commands being executed.
     reserved: u32,
     phase: bool,
-    /// The doorbell value last judged.
+    /// The last good doorbell value.
     rung: u32,
 }
 
@@ -88,10 +91,10 @@ impl CompletionQueue {
         if value == self.rung {
             return Ok(());
         }
-        self.rung = value;
         if value >= self.entries || distance(self.head, value, self.entries) > self.filled() {
-            return Err(BadDoorbell);
+            return Err(BadDoorbell { good: self.rung });
         }
+        self.rung = value;
         self.head = value;
         Ok(())
     }
@@ -159,7 +162,7 @@ pub(crate) struct SubmissionQueue {
     head: u32,
     /// The first entry that the host has not filled.
     tail: u32,
-    /// The doorbell value last judged.
+    /// The last good doorbell value.
     rung: u32,
     /// Commands fetched and not completed.
     pub(crate) in_flight: u32,
@@ -200,10 +203,10 @@ impl SubmissionQueue {
         if value == self.rung {
             return Ok(());
         }
-        self.rung = value;
         if value >= self.entries {
-            return Err(BadDoorbell);
+            return Err(BadDoorbell { good: self.rung });
         }
+        self.rung = value;
         self.tail = value;
         Ok(())
     }
@@ -295,8 +298,8 @@ mod tests {
             let permit = cq.reserve().expect("room");
             cq.post(permit, Cqe::default(), &memory).expect("posted");
         }
-        assert_eq!(cq.set_head(4), Err(BadDoorbell));
-        assert_eq!(cq.set_head(8), Err(BadDoorbell));
+        assert_eq!(cq.set_head(4), Err(BadDoorbell { good: 0 }));
+        assert_eq!(cq.set_head(8), Err(BadDoorbell { good: 0 }));
         assert_eq!(cq.free(), 4);
         assert_eq!(cq.set_head(3), Ok(()));
         assert_eq!(cq.free(), 7);
@@ -327,7 +330,7 @@ mod tests {
         assert_eq!(cids(&mut sq), [3]);
         assert_eq!(sq.head(), 0);
         assert_eq!(cids(&mut sq), [0]);
-        assert_eq!(sq.set_tail(4), Err(BadDoorbell));
+        assert_eq!(sq.set_tail(4), Err(BadDoorbell { good: 1 }));
         assert_eq!(sq.waiting(), 0);
     }
 }

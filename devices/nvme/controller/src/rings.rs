@@ -7,7 +7,7 @@ use crate::{
     doorbell::{FAULT_DOORBELL_VALUE, Side},
     ids::AdminTicket,
     interrupts::Interrupts,
-    queue::{CompletionQueue, QueueFault, SubmissionQueue},
+    queue::{BadDoorbell, CompletionQueue, QueueFault, SubmissionQueue},
     shared::Shared,
     work::Work,
 };
@@ -88,10 +88,9 @@ impl Rings {
     /// Judges the heads that the host wrote.
     pub(crate) fn read_cq_doorbells(&mut self, shared: &Shared) {
         for cq in self.cqs.iter_mut().flatten() {
-            if cq
-                .set_head(shared.doorbells.value(cq.qid, Side::CqHead))
-                .is_err()
-            {
+            let value = shared.doorbells.value(cq.qid, Side::CqHead);
+            if let Err(BadDoorbell { good }) = cq.set_head(value) {
+                shared.doorbells.restore(cq.qid, Side::CqHead, value, good);
                 shared.fault(FAULT_DOORBELL_VALUE);
             }
         }
@@ -110,10 +109,11 @@ impl Rings {
         let Some(Some(sq)) = self.sqs.get_mut(index) else {
             return Ok(None);
         };
-        if sq
-            .set_tail(work.shared.doorbells.value(sq.qid, Side::SqTail))
-            .is_err()
-        {
+        let value = work.shared.doorbells.value(sq.qid, Side::SqTail);
+        if let Err(BadDoorbell { good }) = sq.set_tail(value) {
+            work.shared
+                .doorbells
+                .restore(sq.qid, Side::SqTail, value, good);
             work.shared.fault(FAULT_DOORBELL_VALUE);
         }
         let Some(Some(cq)) = self.cqs.get(sq.cq_slot) else {

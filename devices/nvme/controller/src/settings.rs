@@ -31,12 +31,22 @@ impl Settings {
             page_bytes: AtomicU64::new(u64::from(MIN_PAGE_BYTES)),
             dma: AtomicBool::new(true),
             arbitration_burst: AtomicU32::new(0),
-            coalescing_count: AtomicU32::new(1),
+            coalescing_count: AtomicU32::new(0),
             coalescing_ns: AtomicU64::new(0),
             coalescing_disabled: (0..vectors).map(|_| AtomicBool::new(false)).collect(),
         };
-        settings.set_arbitration(Arbitration::new().with_ab(ARBITRATION_NO_LIMIT));
+        settings.reset();
         settings
+    }
+
+    /// Sets what features set to its defaults. Bus mastering is PCI's, and the page size is set
+    /// when the controller is enabled.
+    pub(crate) fn reset(&self) {
+        self.set_arbitration(Arbitration::new().with_ab(ARBITRATION_NO_LIMIT));
+        self.set_coalescing(InterruptCoalescing::new());
+        for disabled in &self.coalescing_disabled {
+            disabled.store(false, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn set_arbitration(&self, arbitration: Arbitration) {

@@ -277,6 +277,7 @@ impl Lane {
                 break;
             };
             let Some(command) = self.rings.command(index, sqe.cid) else {
+                debug_assert!(false, "a command was taken without a completion slot");
                 break;
             };
             work.progress.commands += 1;

@@ -15,7 +15,7 @@ pub struct Progress {
     pub completions: u32,
     /// Polling again at once gets more done.
     pub more: bool,
-    /// When to poll again even if nothing happens, on the clock that [`Shard::poll`] was given.
+    /// When to poll again even if nothing happens, on the clock that [`Shard::poll`](crate::Shard::poll) was given.
     pub deadline_ns: Option<u64>,
 }
 

@@ -23,6 +23,9 @@ use crate::{
     table::{self, IdentifyKind},
 };
 
+/// IEEE OUI Identifier, least significant byte first: none is assigned, so a locally administered
+/// one, as the namespaces' identifiers are.
+const LOCAL_OUI: [u8; 3] = [0x26, 0xFE, 0x02];
 /// The largest power the one power state draws, in centiwatts: 25 W, as a drive would.
 const MAX_POWER_CENTIWATTS: u16 = 2500;
 /// What a host should wait for a shutdown, in microseconds; a shutdown here takes one poll.
@@ -112,6 +115,7 @@ fn controller(shared: &Shared) -> IdentifyController {
     data.sn = padded(&config.serial);
     data.mn = padded(&config.model);
     data.fr = padded(&config.firmware);
+    data.ieee = LOCAL_OUI;
     data.mdts = mdts(config);
     data.ver = config.version.into();
     data.rtd3r = RTD3_MICROSECONDS;

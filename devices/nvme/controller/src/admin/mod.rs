@@ -26,7 +26,6 @@ use crate::{
     prp,
     queue::{CompletionQueue, SubmissionQueue},
     registers::{Registers, page_size_supported},
-    settings::Settings,
     shared::Shared,
     table::{self, AdminKind},
 };
@@ -180,7 +179,7 @@ impl Admin {
         shared.doorbells.close(0, Side::SqTail);
         shared.doorbells.close(0, Side::CqHead);
         self.queues.close_all(&shared.doorbells);
-        reset_settings(&shared.settings);
+        shared.settings.reset();
         self.features = Features::new(&shared.config);
         self.events = Events::default();
         self.take_waiting()
@@ -364,23 +363,5 @@ impl Admin {
             rest = later;
         }
         Ok(())
-    }
-}
-
-/// Settings as they are after a reset.
-fn reset_settings(settings: &Settings) {
-    let vectors = u16::try_from(settings.coalescing_disabled.len()).unwrap_or(u16::MAX);
-    let fresh = Settings::new(vectors);
-    settings
-        .arbitration_burst
-        .store(fresh.arbitration_burst.into_inner(), Ordering::Relaxed);
-    settings
-        .coalescing_count
-        .store(fresh.coalescing_count.into_inner(), Ordering::Relaxed);
-    settings
-        .coalescing_ns
-        .store(fresh.coalescing_ns.into_inner(), Ordering::Relaxed);
-    for vector in 0..vectors {
-        settings.set_coalescing_disabled(vector, false);
     }
 }
