@@ -49,7 +49,7 @@ struct SelftestArgs {
     #[arg(long)]
     list: bool,
     /// The controller; `--help` lists the keys. May be given several times. Without it:
-    /// namespaces=2,size=256M.
+    /// namespaces=2,size=256M,mdts=4M.
     #[arg(long, value_name = "KEY=VALUE,...")]
     nvme: Vec<String>,
     /// The guest's memory.
@@ -83,8 +83,9 @@ fn selftest(args: &SelftestArgs) -> anyhow::Result<ExitCode> {
         return list(&args.filter);
     }
     let mut nvme = NvmeOptions::default();
-    // Two, so that what concerns several namespaces is tested too.
-    nvme.apply("namespaces=2,size=256M")?;
+    // Two, so that what concerns several namespaces is tested too, and transfers whose PRP lists
+    // cross pages.
+    nvme.apply("namespaces=2,size=256M,mdts=4M")?;
     for list in &args.nvme {
         nvme.apply(list)?;
     }
