@@ -7,11 +7,13 @@
 use nvme_spec::{
     AdminOpcode, Cns, FeatureId, LogId, NvmOpcode,
     identify::{
-        LPA_EXTENDED, ONCS_COMPARE, ONCS_DATASET_MANAGEMENT, ONCS_FEATURES_SAVE_SELECT,
-        ONCS_VERIFY, ONCS_WRITE_ZEROES,
+        LPA_COMMANDS_EFFECTS, LPA_EXTENDED, ONCS_COMPARE, ONCS_DATASET_MANAGEMENT,
+        ONCS_FEATURES_SAVE_SELECT, ONCS_VERIFY, ONCS_WRITE_ZEROES,
     },
+    log::{CommandEffects, CommandsEffectsLog},
     registers::Vs,
 };
+use zerocopy::FromZeros;
 
 /// A row: something a host may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +26,7 @@ pub(crate) struct Row<Id, Kind> {
         expect(dead_code, reason = "documents the row; the tests hold it")
     )]
     pub(crate) mandatory: Option<Vs>,
-    /// The bits of OACS or ONCS that advertise it, if any.
+    /// The bits of OACS, ONCS or LPA that advertise it, if any.
     pub(crate) advertised: u16,
 }
 
@@ -128,13 +130,19 @@ pub(crate) enum LogKind {
     Error,
     Smart,
     FirmwareSlot,
+    CommandsEffects,
 }
 
 /// The log pages.
-pub(crate) const LOGS: [Row<LogId, LogKind>; 3] = [
+pub(crate) const LOGS: [Row<LogId, LogKind>; 4] = [
     mandatory(LogId::ERROR_INFORMATION, LogKind::Error, V1_0),
     mandatory(LogId::SMART, LogKind::Smart, V1_0),
     mandatory(LogId::FIRMWARE_SLOT, LogKind::FirmwareSlot, V1_0),
+    optional(
+        LogId::COMMANDS_SUPPORTED,
+        LogKind::CommandsEffects,
+        LPA_COMMANDS_EFFECTS as u16,
+    ),
 ];
 
 /// An Identify structure.
@@ -223,8 +231,6 @@ pub(crate) const FEATURES: [Row<FeatureId, FeatureKind>; 10] = [
 
 /// Capabilities that are of a command's fields and not of a row.
 pub(crate) const ONCS_FIELDS: u16 = ONCS_FEATURES_SAVE_SELECT;
-/// Log Page Attributes: Get Log Page takes offsets and long lengths.
-pub(crate) const LPA: u8 = LPA_EXTENDED;
 
 fn find<Id: PartialEq + Copy, Kind: Copy>(rows: &[Row<Id, Kind>], id: Id) -> Option<Kind> {
     rows.iter().find(|row| row.id == id).map(|row| row.kind)
@@ -274,6 +280,35 @@ pub(crate) fn oacs() -> u16 {
 pub(crate) fn oncs() -> u16 {
     IO.iter()
         .fold(ONCS_FIELDS, |bits, row| bits | row.advertised)
+}
+
+/// LPA: the optional log pages that are there; Get Log Page takes offsets and long lengths
+/// (Base 5.1.13.2.1).
+pub(crate) fn lpa() -> u8 {
+    LOGS.iter().fold(LPA_EXTENDED, |bits, row| {
+        bits | row.advertised.to_le_bytes()[0]
+    })
+}
+
+/// What the commands that are there do (Base 5.1.12.1.6).
+pub(crate) fn effects() -> CommandsEffectsLog {
+    let mut log = CommandsEffectsLog::new_zeroed();
+    for row in ADMIN {
+        if let Some(effects) = log.acs.get_mut(usize::from(row.id.0)) {
+            // None changes blocks, namespaces or capabilities.
+            *effects = CommandEffects::new().with_csupp(true);
+        }
+    }
+    for row in IO {
+        let changes = match row.kind {
+            IoKind::Write | IoKind::WriteZeroes | IoKind::DatasetManagement => true,
+            IoKind::Flush | IoKind::Read | IoKind::Compare | IoKind::Verify => false,
+        };
+        if let Some(effects) = log.iocs.get_mut(usize::from(row.id.0)) {
+            *effects = CommandEffects::new().with_csupp(true).with_lbcc(changes);
+        }
+    }
+    log
 }
 
 #[cfg(test)]

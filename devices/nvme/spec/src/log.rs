@@ -1,5 +1,6 @@
 //! Log pages (Base 5.1.12.1).
 
+use bitfield_struct::bitfield;
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -116,6 +117,44 @@ assert_size!(SmartLog, 512);
 
 /// Bytes that one SMART data unit stands for: a thousand times 512 (Base 5.1.12.1.3).
 pub const SMART_DATA_UNIT_BYTES: u64 = 512_000;
+
+/// What a command does, one entry of the Commands Supported and Effects log (Base 5.1.12.1.6).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct CommandEffects {
+    /// The command is supported.
+    pub csupp: bool,
+    /// It may change what logical blocks hold.
+    pub lbcc: bool,
+    /// It may change a namespace's capability.
+    pub ncc: bool,
+    /// It may change which namespaces there are.
+    pub nic: bool,
+    /// It may change the controller's capabilities.
+    pub ccc: bool,
+    #[bits(11)]
+    __: u16,
+    /// Command Submission and Execution: 0 for no restriction.
+    #[bits(3)]
+    pub cse: u8,
+    /// A UUID may be selected.
+    pub uss: bool,
+    /// Command Scope (Base 2.0 and later).
+    #[bits(12)]
+    pub csp: u16,
+}
+
+/// Commands Supported and Effects log, 4,096 bytes (Base 5.1.12.1.6).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CommandsEffectsLog {
+    /// Admin commands by opcode.
+    pub acs: [CommandEffects; 256],
+    /// I/O commands by opcode.
+    pub iocs: [CommandEffects; 256],
+    reserved: [u8; 2048],
+}
+assert_size!(CommandsEffectsLog, 4096);
 
 /// Firmware Slot Information log, 512 bytes (Base 5.1.12.1.4).
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -127,7 +127,7 @@ fn controller(shared: &Shared) -> IdentifyController {
     data.frmw = FirmwareUpdates::new()
         .with_first_slot_read_only(true)
         .with_slots(1);
-    data.lpa = table::LPA;
+    data.lpa = table::lpa();
     data.elpe_z = error_log::ENTRIES - 1;
     data.npss_z = POWER_STATES - 1;
     data.wctemp = WARNING_TEMPERATURE_K;

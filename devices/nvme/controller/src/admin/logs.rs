@@ -42,6 +42,7 @@ impl Admin {
                 self.smart(cx).as_bytes().to_vec()
             }
             LogKind::FirmwareSlot => firmware_slot(cx).as_bytes().to_vec(),
+            LogKind::CommandsEffects => table::effects().as_bytes().to_vec(),
         };
         let start = usize::try_from(offset)
             .ok()
