@@ -142,3 +142,44 @@ fn any_number_of_shards_under_any_schedule_passes() {
         }
     }
 }
+
+/// Invariant 1: what happened and when, on the stepped clock, to the nanosecond.
+fn transcript(shards: u16, seed: u64) -> Vec<(String, u64)> {
+    let config = ControllerConfig {
+        shards,
+        ..config(4096)
+    };
+    let mut machine = InProcess::new(config, seed).expect("valid");
+    let mut transcript = Vec::new();
+    nvme_suite::run(
+        &mut machine,
+        &Filter::new("queues,io,events"),
+        &mut |event| {
+            if let Event::Finished {
+                test, elapsed_ns, ..
+            } = event
+            {
+                transcript.push((test.full_name(), elapsed_ns));
+            }
+        },
+    );
+    let stats = machine.controller().stats();
+    transcript.push((format!("{stats:?}"), 0));
+    transcript
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for (shards, seed) in [(1, 7), (3, 7), (3, 8)] {
+        assert_eq!(
+            transcript(shards, seed),
+            transcript(shards, seed),
+            "{shards} shards"
+        );
+    }
+    assert_ne!(
+        transcript(3, 7),
+        transcript(3, 8),
+        "the seed decides nothing"
+    );
+}

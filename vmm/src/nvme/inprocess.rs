@@ -217,7 +217,8 @@ impl InProcess {
         }
     }
 
-    /// Polls every shard once, in an order of the seed; with threads, lets them run.
+    /// Polls the shards once, in an order of the seed; one of several is passed over now and then,
+    /// as a thread that does not get to run would be. With threads, lets them run.
     pub fn step(&mut self) {
         let Engine::Stepped {
             shards,
@@ -235,8 +236,13 @@ impl InProcess {
         let count = shards.len();
         let first = usize::try_from(*schedule % count.max(1) as u64).map_or(0, |n| n.min(count));
         let (late, early) = shards.split_at_mut(first);
+        let mut passes = *schedule >> 32;
         for shard in early.iter_mut().chain(late) {
-            shard.poll(*now_ns, BUDGET);
+            let passed_over = count > 1 && passes & 0b11 == 0;
+            passes = passes.rotate_right(2);
+            if !passed_over {
+                shard.poll(*now_ns, BUDGET);
+            }
         }
     }
 

@@ -178,3 +178,23 @@ fn an_aborted_event_request_completes_before_its_abort() {
         .expect("submitted");
     assert_eq!(driver.wait_any(0).expect("completed").cid, request.cid);
 }
+
+/// Invariant 8: memory that the guest gave to a request outlives its unmapping.
+#[test]
+fn a_pending_request_keeps_its_memory() {
+    let device = Held::new(1);
+    let mut machine = machine(&device, 1);
+    let mut driver = enabled(&mut machine);
+    flushes(&mut driver, 1, 1);
+    step(&mut driver, 5);
+    let handle = driver.transport().memory().clone();
+    let whole = vm_memory::GuestAddressSpace::memory(&handle).into_inner();
+    let given = Arc::downgrade(&whole);
+    handle.lock().expect("no panic").replace((*whole).clone());
+    drop(whole);
+    step(&mut driver, 5);
+    assert!(given.upgrade().is_some(), "unmapped under a request");
+    device.release(1);
+    step(&mut driver, 5);
+    assert!(given.upgrade().is_none(), "kept when nothing uses it");
+}

@@ -285,8 +285,14 @@ fn a_shutdown_completes_the_deletion_it_came_upon() {
             let mut driver = enabled(&mut machine);
             flushes(&mut driver, 2, 1);
             step(&mut driver, 5);
+            let fetched = |driver: &mut Driver<'_, InProcess>| {
+                driver.transport().controller().stats().admin_commands
+            };
+            let before = fetched(&mut driver);
             let delete = driver.submit(0, command::delete_sq(2)).expect("submitted");
-            step(&mut driver, 1);
+            while fetched(&mut driver) == before {
+                step(&mut driver, 1);
+            }
             let cc = driver.cc();
             driver.set_cc(cc.with_shn(Shn::Normal));
             device.release(1);
