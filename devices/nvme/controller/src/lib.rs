@@ -37,6 +37,7 @@ mod io;
 pub mod lifecycle;
 mod mailbox;
 mod namespace;
+mod park;
 mod prp;
 mod queue;
 mod range_table;

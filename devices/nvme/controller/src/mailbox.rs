@@ -4,12 +4,13 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
 use crate::{
     ids::{AdminTicket, Epoch, ShardId},
+    park::Park,
     queue::{CompletionQueue, SubmissionQueue},
     signals::Wake,
     sync::lock,
@@ -79,7 +80,7 @@ pub(crate) enum Answer {
 pub(crate) struct Mailbox {
     waiting: AtomicUsize,
     messages: Mutex<VecDeque<Message>>,
-    parked: AtomicBool,
+    park: Park,
     waker: Mutex<Option<Arc<dyn Wake>>>,
 }
 
@@ -88,7 +89,7 @@ impl Mailbox {
         Self {
             waiting: AtomicUsize::new(0),
             messages: Mutex::new(VecDeque::with_capacity(16)),
-            parked: AtomicBool::new(false),
+            park: Park::new(),
             waker: Mutex::new(None),
         }
     }
@@ -118,29 +119,17 @@ impl Mailbox {
     }
 
     /// Wakes the shard if it is parked. Whatever the shard is to see was stored before.
-    ///
-    /// The fence orders that store before the load of `parked`; the shard's own fence in
-    /// [`park`](Self::park) orders its store of `parked` before it looks for work a last time. One
-    /// of the two sees the other.
     pub(crate) fn ring(&self) {
-        fence(Ordering::SeqCst);
-        if self.parked.load(Ordering::Relaxed)
-            && self.parked.swap(false, Ordering::AcqRel)
+        if self.park.ring()
             && let Some(waker) = &*lock(&self.waker)
         {
             waker.wake();
         }
     }
 
-    /// Says that the shard is about to sleep; the caller must look for work once more after it.
-    pub(crate) fn park(&self) {
-        self.parked.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
-    /// The shard is awake.
-    pub(crate) fn unpark(&self) {
-        self.parked.store(false, Ordering::Relaxed);
+    /// The shard's sleep.
+    pub(crate) const fn park(&self) -> &Park {
+        &self.park
     }
 
     pub(crate) fn set_waker(&self, waker: Arc<dyn Wake>) {

@@ -127,9 +127,9 @@ impl Shard {
         let Some(mailbox) = self.shared.mailboxes.get(self.lane.id) else {
             return false;
         };
-        mailbox.park();
+        mailbox.park().park();
         if self.lane.has_work(&self.shared) || self.lane.doorbell_rang(&self.shared) {
-            mailbox.unpark();
+            mailbox.park().unpark();
             return false;
         }
         true
@@ -138,7 +138,7 @@ impl Shard {
     /// Says that the owner no longer waits.
     pub fn unpark(&mut self) {
         if let Some(mailbox) = self.shared.mailboxes.get(self.lane.id) {
-            mailbox.unpark();
+            mailbox.park().unpark();
         }
     }
 }
