@@ -2,7 +2,8 @@
 //! the library embeds it.
 //!
 //! A build of its own: another workspace and lock file, `panic = "abort"`, and nothing inherited
-//! of what the outer build was told (flags, wrappers such as clippy's, target, profiles).
+//! of what the outer build was told (flags, wrappers such as clippy's, target, profiles), be it
+//! by variables or by cargo's configuration files.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,18 @@ const KEPT: [&str; 5] = [
     "CARGO_REGISTR",
 ];
 
+/// The kernel's profile once more: `--config` outranks configuration files, which outrank its
+/// manifest.
+const PROFILE: [&str; 7] = [
+    "profile.release.opt-level=2",
+    "profile.release.codegen-units=1",
+    "profile.release.debug='line-tables-only'",
+    "profile.release.debug-assertions=false",
+    "profile.release.overflow-checks=false",
+    "profile.release.lto=false",
+    "profile.release.panic='abort'",
+];
+
 fn main() -> Result<(), String> {
     let variable = |name: &str| env::var(name).map_err(|error| format!("{name}: {error}"));
     let root = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("..");
@@ -60,6 +73,12 @@ fn main() -> Result<(), String> {
         if leaks(&name.to_string_lossy()) {
             cargo.env_remove(&name);
         }
+    }
+    // Set but empty, it outranks the `rustflags` of configuration files, whose processor's
+    // instructions (-Ctarget-cpu=native) the kernel must not have: it never sets CR4.OSXSAVE.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", "");
+    for setting in PROFILE {
+        cargo.args(["--config", setting]);
     }
     let status = cargo
         .current_dir(root.join("guest-tests/kernel"))
@@ -76,7 +95,9 @@ fn main() -> Result<(), String> {
         .map_err(|error| format!("cargo could not be started for the test kernel: {error}"))?;
     if !status.success() {
         return Err(format!(
-            "the test kernel's cargo, whose words are above: {status}"
+            "the test kernel's cargo, whose words are above: {status}. Without a network, fetch \
+             what the kernel is made of before: \
+             `cargo fetch --locked --manifest-path guest-tests/kernel/Cargo.toml`"
         ));
     }
     let elf = target.join(TARGET).join("release").join(KERNEL);
