@@ -28,7 +28,7 @@ pub struct Buses {
 }
 
 /// Of what the current table is made: vm-device's can be filled but not copied.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Ranges {
     ports: Vec<(PioRange, PortDevice)>,
     fixed: Vec<(MmioRange, MmioDevice)>,
@@ -71,39 +71,36 @@ impl Buses {
             .map_err(error)
     }
 
-    /// Replaces everything that may move (BARs): (base, size, device). A range that fits nowhere
-    /// does not answer.
+    /// Replaces everything that may move (BARs): (base, size, device). A range that is none, or
+    /// overlaps a fixed device or one before it in the list, does not answer; the others do.
     pub(crate) fn set_movable(&self, devices: impl IntoIterator<Item = (u64, u64, MmioDevice)>) {
-        let movable: Vec<_> = devices
-            .into_iter()
-            .filter_map(|(base, size, device)| {
-                Some((MmioRange::new(MmioAddress(base), size).ok()?, device))
-            })
-            .collect();
-        // The PCI bus has sorted out overlaps among BARs and keeps them in its aperture, so that
-        // only a machine that puts a fixed device there loses them.
-        if let Err(error) = self.change(|ranges| ranges.movable = movable) {
-            tracing::error!(error, "BARs overlap other devices and do not answer");
+        let change = |ranges: &mut Ranges| {
+            ranges.movable.clear();
+            for (base, size, device) in devices {
+                let range = MmioRange::new(MmioAddress(base), size);
+                match range.ok().filter(|range| ranges.has_room(range)) {
+                    Some(range) => ranges.movable.push((range, device)),
+                    // The PCI bus has sorted out overlaps among BARs and keeps them in its
+                    // aperture, so that only a machine with a fixed device there loses one.
+                    None => tracing::error!(base, size, "a BAR overlaps another device: silent"),
+                }
+            }
+        };
+        if let Err(error) = self.change(change) {
+            tracing::error!(error, "BARs stay where they were");
         }
     }
 
+    /// Makes a change, or none at all: what was there answers as before when it is refused.
     fn change(&self, change: impl FnOnce(&mut Ranges)) -> Result<(), String> {
         let mut ranges = self.lock();
-        let (ports, fixed) = (ranges.ports.len(), ranges.fixed.len());
-        change(&mut ranges);
-        match ranges.table() {
-            Ok(table) => {
-                // Does not wait for readers: a CPU may be inside a device that moves itself.
-                self.current.store(Arc::new(table));
-                Ok(())
-            }
-            Err(error) => {
-                ranges.ports.truncate(ports);
-                ranges.fixed.truncate(fixed);
-                ranges.movable.clear();
-                Err(error)
-            }
-        }
+        let mut changed = ranges.clone();
+        change(&mut changed);
+        let table = changed.table()?;
+        *ranges = changed;
+        // Does not wait for readers: a CPU may be inside a device that moves itself.
+        self.current.store(Arc::new(table));
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Ranges> {
@@ -181,6 +178,12 @@ impl Unclaimed {
 }
 
 impl Ranges {
+    /// Whether no device answers in `range`.
+    fn has_room(&self, range: &MmioRange) -> bool {
+        let mut taken = self.fixed.iter().chain(&self.movable);
+        !taken.any(|(other, _)| other.overlaps(range))
+    }
+
     fn table(&self) -> Result<IoManager, String> {
         let mut table = IoManager::new();
         for (range, device) in &self.ports {
@@ -269,5 +272,42 @@ mod tests {
         buses.set_movable([device(0x3000)]);
         assert_eq!(byte(&buses, 0x1003), 0xff);
         assert_eq!(byte(&buses, 0x3003), 3);
+    }
+
+    #[test]
+    fn refused_change_leaves_movable_ranges_where_they_were() {
+        let buses = Buses::default();
+        buses.set_movable([(0x1000, 16, Arc::new(Offsets) as MmioDevice)]);
+        assert!(buses.add_mmio(0x1008, 16, Arc::new(Offsets)).is_err());
+        assert_eq!(byte(&buses, 0x1003), 3);
+        // The next table, too, is made with them and without the refused one.
+        buses.add_mmio(0x2000, 16, Arc::new(Offsets)).expect("free");
+        assert_eq!(byte(&buses, 0x1003), 3);
+        assert_eq!(byte(&buses, 0x1012), 0xff);
+    }
+
+    #[test]
+    fn movable_range_that_overlaps_is_silent_and_the_others_answer() {
+        let buses = Buses::default();
+        let device = |base| (base, 16, Arc::new(Offsets) as MmioDevice);
+        buses.add_mmio(0x2000, 4, Arc::new(Offsets)).expect("free");
+        buses.set_movable([device(0x5000)]);
+        buses.set_movable([
+            device(0x1000),
+            device(0x1ff8),
+            device(0x3000),
+            device(0x3008),
+            device(u64::MAX),
+        ]);
+        for (address, value) in [
+            (0x1003, 3),
+            (0x1fff, 0xff),
+            (0x2003, 3),
+            (0x3009, 9),
+            (0x3012, 0xff),
+            (0x5000, 0xff),
+        ] {
+            assert_eq!(byte(&buses, address), value, "{address:#x}");
+        }
     }
 }
