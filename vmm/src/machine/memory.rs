@@ -19,6 +19,26 @@ pub type GuestMemory = GuestMemoryAtomic<GuestMemoryMmap>;
 /// Least memory in bytes: what the loader's tables and a small kernel need.
 pub(crate) const LEAST: u64 = 4 << 20;
 
+/// Most bytes of one slot: KVM's KVM_MEM_MAX_NR_PAGES of 4 KiB (include/linux/kvm_host.h).
+const SLOT: u64 = ((1 << 31) - 1) * 4096;
+
+/// How much more than the host's memory a guest may have. Memory is only reserved until it is
+/// written, and KVM allots several bytes a page for its own tables at once: 8 TiB took it 52 s.
+const OVERCOMMIT: u64 = 4;
+
+/// Most memory on this host, in bytes, and why. A host that does not tell has no bound of its own.
+fn most(meminfo: &str) -> (u64, &'static str) {
+    let kib = meminfo.lines().find_map(|line| {
+        let words = line.strip_prefix("MemTotal:")?.split_whitespace().next()?;
+        words.parse::<u64>().ok()
+    });
+    let host = kib.map_or(u64::MAX, |kib| kib.saturating_mul(1024 * OVERCOMMIT));
+    match SLOT < host {
+        true => (SLOT, "what KVM takes in one piece"),
+        false => (host, "four times this host's memory"),
+    }
+}
+
 /// Start and length of the stretches that `bytes` of memory are made of: from 0 to at most 3 GiB,
 /// what is left from 4 GiB.
 #[must_use]
@@ -36,6 +56,12 @@ pub(crate) fn create(bytes: u64) -> Result<GuestMemory, MachineError> {
     let fail = |reason: String| MachineError::Memory { bytes, reason };
     if bytes < LEAST || !bytes.is_multiple_of(4096) {
         return Err(fail(format!("a multiple of 4096 from {LEAST} on would do")));
+    }
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let (most, why) = most(&meminfo);
+    if bytes > most {
+        let most = most & !0xfff;
+        return Err(fail(format!("at most {most} would do here, {why}")));
     }
     let file = memfd_create("ferrite-memory", MemfdFlags::CLOEXEC)
         .map(File::from)
@@ -111,5 +137,18 @@ mod tests {
         assert!(create(0).is_err());
         assert!(create(LEAST + 1).is_err());
         assert!(create(LEAST - 4096).is_err());
+    }
+
+    #[test]
+    fn sizes_beyond_the_host_or_kvm_are_refused_with_what_would_do() {
+        let start = std::time::Instant::now();
+        let text = create(8 << 40).expect_err("too much").to_string();
+        assert!(text.contains("8796093022208 bytes: at most "), "{text}");
+        assert!(create(u64::MAX & !0xfff).is_err());
+        assert!(start.elapsed().as_secs() < 1);
+        let host = "MemFree:  7 kB\nMemTotal:       1048576 kB\n";
+        assert_eq!(most(host), (4 * GIB, "four times this host's memory"));
+        assert_eq!(most("MemTotal: 18446744073709551615 kB").0, SLOT);
+        assert_eq!(most("").0, SLOT);
     }
 }
