@@ -1,6 +1,8 @@
 //! What the guest's CPUs say of themselves: what KVM supports, with each CPU's own identity.
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+};
 use kvm_ioctls::Kvm;
 
 use super::error::MachineError;
@@ -12,6 +14,9 @@ const LAPIC_KHZ: u32 = 1_000_000;
 /// LAPIC timer's, in kHz (first VMware's, then QEMU's and KVM guests' as well).
 const HYPERVISOR: u32 = 0x4000_0000;
 const FREQUENCY: u32 = 0x4000_0010;
+
+/// Extended topology, and its second version.
+const TOPOLOGY: [u32; 2] = [0xb, 0x1f];
 
 /// What KVM supports on this host.
 pub(crate) fn supported(kvm: &Kvm) -> Result<CpuId, MachineError> {
@@ -35,18 +40,6 @@ pub(crate) fn for_cpu(supported: &CpuId, id: u8, cpus: u8, tsc_khz: u32) -> Opti
                 entry.eax &= 0x3fff;
                 entry.eax |= package_width(cpus) << 26;
             }
-            // Topology: one thread a core, all cores in one package; the x2APIC id in EDX.
-            0xb | 0x1f => {
-                let (shift, count, kind) = match entry.index {
-                    0 => (0, 1, 1),
-                    1 => (width_bits(cpus), threads, 2),
-                    _ => (0, 0, 0),
-                };
-                entry.eax = shift;
-                entry.ebx = count;
-                entry.ecx = entry.index | kind << 8;
-                entry.edx = u32::from(id);
-            }
             0x8000_0008 => entry.ecx = threads.saturating_sub(1) | (width_bits(cpus) << 12),
             0x8000_001e => {
                 entry.eax = u32::from(id);
@@ -55,6 +48,12 @@ pub(crate) fn for_cpu(supported: &CpuId, id: u8, cpus: u8, tsc_khz: u32) -> Opti
             }
             HYPERVISOR => entry.eax = entry.eax.max(FREQUENCY),
             _ => {}
+        }
+    }
+    for leaf in TOPOLOGY {
+        if entries.iter().any(|entry| entry.function == leaf) {
+            entries.retain(|entry| entry.function != leaf);
+            entries.extend(topology(leaf, id, cpus));
         }
     }
     if tsc_khz != 0 {
@@ -67,6 +66,28 @@ pub(crate) fn for_cpu(supported: &CpuId, id: u8, cpus: u8, tsc_khz: u32) -> Opti
         });
     }
     CpuId::from_entries(&entries).ok()
+}
+
+/// All subleaves of a topology leaf: one thread a core, all cores in one package, and the end;
+/// the x2APIC id in EDX. KVM's own list has them all or, from Linux 6.3 on, the first alone.
+fn topology(leaf: u32, id: u8, cpus: u8) -> [kvm_cpuid_entry2; 3] {
+    const THREADS: u32 = 1 << 8;
+    const CORES: u32 = 2 << 8;
+    let levels = [
+        (0, 0, 1, THREADS),
+        (1, width_bits(cpus), u32::from(cpus), CORES),
+        (2, 0, 0, 0),
+    ];
+    levels.map(|(index, shift, count, kind)| kvm_cpuid_entry2 {
+        function: leaf,
+        index,
+        flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+        eax: shift,
+        ebx: count,
+        ecx: index | kind,
+        edx: u32::from(id),
+        ..Default::default()
+    })
 }
 
 fn set_bit(register: &mut u32, bit: u32, on: bool) {
@@ -112,5 +133,40 @@ mod tests {
         assert!(leaf(&third, HYPERVISOR).eax >= FREQUENCY);
         let only = for_cpu(&supported, 0, 1, 0).expect("few entries");
         assert_eq!(leaf(&only, 1).edx & 1 << 28, 0);
+    }
+
+    #[test]
+    fn topology_of_one_subleaf_becomes_threads_cores_and_the_end() {
+        let first = kvm_cpuid_entry2 {
+            function: 0xb,
+            ..Default::default()
+        };
+        let supported = CpuId::from_entries(&[first]).expect("few entries");
+        let subleaves = |id, cpus| -> Vec<_> {
+            let cpuid = for_cpu(&supported, id, cpus, 0).expect("few entries");
+            let entries = cpuid.as_slice().iter();
+            let registers = entries.map(|entry| {
+                assert_eq!(entry.flags, KVM_CPUID_FLAG_SIGNIFCANT_INDEX);
+                assert_eq!(entry.function, 0xb);
+                (entry.index, [entry.eax, entry.ebx, entry.ecx, entry.edx])
+            });
+            registers.collect()
+        };
+        assert_eq!(
+            subleaves(2, 3),
+            [
+                (0, [0, 1, 0x100, 2]),
+                (1, [2, 3, 0x201, 2]),
+                (2, [0, 0, 2, 2])
+            ]
+        );
+        assert_eq!(
+            subleaves(0, 1),
+            [
+                (0, [0, 1, 0x100, 0]),
+                (1, [0, 1, 0x201, 0]),
+                (2, [0, 0, 2, 0])
+            ]
+        );
     }
 }
