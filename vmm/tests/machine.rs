@@ -105,7 +105,9 @@ fn debug_exit_value_becomes_the_exit_code() {
     }
     for (value, code) in [(0, 1), (0x7f, 0xff), (0x15, 43)] {
         let (outcome, _) = run(&format!("selfcheck=exit value={value}"));
-        assert_eq!(outcome.expect("a run").exit, GuestExit::Code(code));
+        let outcome = outcome.expect("a run");
+        assert_eq!(outcome.exit, GuestExit::Code(code));
+        assert!(outcome.stopped_at.is_none());
     }
 }
 
@@ -251,6 +253,13 @@ fn time_allowed_ends_a_guest_that_spins_or_halts() {
             .run()
             .expect("a run");
         assert_eq!(outcome.exit, GuestExit::TimedOut);
+        let ring = if check == "hang" { 3 } else { 0 };
+        let place = outcome.stopped_at.expect("where it was");
+        println!("{place}");
+        assert_eq!((place.cpu, place.ring), (0, ring), "{place}");
+        // Its own code: a spin in ring 3, behind HLT in ring 0.
+        assert!((0x10_0000..0x20_0000).contains(&place.rip), "{place}");
+        assert!(!place.code.is_empty());
         assert!(
             start.elapsed() < Duration::from_secs(5),
             "{:?}",
@@ -399,6 +408,55 @@ fn vectors_beyond_what_kvm_routes_are_refused() {
         ),
         "{error}"
     );
+}
+
+/// Runs a test of this file in a process of its own under `ulimit -n` with these arguments.
+fn run_with_ulimit(arguments: &str, test: &str) {
+    let program = std::env::current_exe().expect("this program");
+    let script = format!("ulimit {arguments} && exec \"$0\" --exact {test} --nocapture");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .arg(program)
+        .env(UNDER_ULIMIT, "1")
+        .output()
+        .expect("a shell");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{errors}");
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+/// Set where a test runs by [`run_with_ulimit`].
+const UNDER_ULIMIT: &str = "FERRITE_TEST_UNDER_ULIMIT";
+
+#[test]
+fn soft_limit_of_descriptors_is_no_limit_of_vectors() {
+    if have_kvm() {
+        run_with_ulimit("-S -n 256", "vectors_beyond_what_kvm_routes_are_refused");
+    }
+}
+
+#[test]
+fn too_few_descriptors_are_named_and_cost_nothing() {
+    if !have_kvm() {
+        return;
+    }
+    if std::env::var_os(UNDER_ULIMIT).is_none() {
+        run_with_ulimit("-n 256", "too_few_descriptors_are_named_and_cost_nothing");
+        return;
+    }
+    let (machine, _) = machine("");
+    // Had each try kept its GSIs, KVM's 4,096 would be gone first; its eventfds, the last block's.
+    for _ in 0..4 {
+        let error = machine.msi(2048).err().expect("too many");
+        let text = error.to_string();
+        assert!(
+            text.contains("2048 interrupt vectors") && text.contains("256 open descriptors"),
+            "{text}"
+        );
+        assert!(text.contains("ulimit -n"), "{text}");
+    }
+    assert!(machine.msi(200).is_ok());
 }
 
 #[test]

@@ -56,6 +56,14 @@ impl Control {
         self.stopping.load(Ordering::SeqCst)
     }
 
+    /// Whether the guest was made to stop: by its owner, or as the time allowed was over.
+    pub(crate) fn cut_short(&self) -> bool {
+        matches!(
+            *self.lock(),
+            Some(Ok(GuestExit::Stopped | GuestExit::TimedOut))
+        )
+    }
+
     /// Waits for the end; the time allowed may be it.
     pub(crate) fn wait(&self, timeout: Option<Duration>) {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));

@@ -1,4 +1,6 @@
 //! What can go wrong with the machine, and what to do about it.
+//!
+//! A message does not repeat its source's: whoever prints joins the chain (anyhow's `{:#}`).
 
 use std::fmt;
 use std::io;
@@ -13,19 +15,39 @@ pub enum MachineError {
     #[error(
         "no /dev/kvm: `run` and `selftest` need KVM. Load it with `modprobe kvm_intel` or \
          `modprobe kvm_amd` (and enable virtualisation in the firmware, or nesting in the outer \
-         hypervisor). Without KVM, `ferrite serve` gives the drive to QEMU, and `cargo test` \
-         drives the controller in-process"
+         hypervisor). Without KVM, `cargo test` drives the controller in its own process"
     )]
     NoKvm,
-    /// /dev/kvm may not be opened.
+    /// The permissions of /dev/kvm do not let this user open it.
+    #[error("/dev/kvm ({owner}): permission denied. {advice}")]
+    KvmPermission {
+        /// Its owner, group and mode.
+        owner: String,
+        /// What would help.
+        advice: String,
+    },
+    /// Something above the permissions of /dev/kvm forbids to open it: EPERM.
     #[error(
-        "/dev/kvm: permission denied. Join its group (`usermod -aG kvm $USER`, then log in anew) \
-         or run as root"
+        "/dev/kvm: operation not permitted, whatever its permissions. A container's device rules \
+         forbid it: start the container with `--device /dev/kvm`"
     )]
-    KvmPermission,
+    KvmForbidden,
     /// /dev/kvm exists, but could not be opened.
-    #[error("/dev/kvm: {0}")]
+    #[error("/dev/kvm cannot be opened")]
     KvmOpen(#[source] io::Error),
+    /// What answers at /dev/kvm does not know KVM's first call.
+    #[error(
+        "/dev/kvm is not KVM: KVM_GET_API_VERSION fails. `ls -l /dev/kvm` should show a \
+         character device 10, 232; remove what is there and load KVM anew"
+    )]
+    NotKvm,
+    /// Another hypervisor holds the processor's virtualisation: EBUSY.
+    #[error(
+        "KVM_CREATE_VM: the processor's virtualisation is in use by another hypervisor. End the \
+         machines of VirtualBox or VMware, or unload their modules (`rmmod vboxdrv`, `rmmod \
+         vmmon`)"
+    )]
+    KvmBusy,
     /// A KVM of another interface.
     #[error("/dev/kvm speaks API version {0}, this program 12")]
     KvmVersion(i32),
@@ -33,7 +55,7 @@ pub enum MachineError {
     #[error("this kernel's KVM lacks {0}, which the machine needs; Linux 5.4 or later has it")]
     Capability(&'static str),
     /// A call to KVM failed.
-    #[error("{call}: {source}")]
+    #[error("{call} fails")]
     Kvm {
         /// The call's name.
         call: &'static str,
@@ -79,7 +101,7 @@ pub enum MachineError {
         reason: String,
     },
     /// A PCI function could not be attached.
-    #[error("PCI: {0}")]
+    #[error("PCI bus 0")]
     Pci(#[from] pci::BusError),
     /// More interrupt vectors than KVM has routes.
     #[error("{asked} interrupt vectors: {left} are left of what KVM can route")]
@@ -89,8 +111,21 @@ pub enum MachineError {
         /// Vectors left.
         left: u32,
     },
+    /// The host gives no eventfd for a vector.
+    #[error(
+        "{vectors} interrupt vectors need an eventfd each, and this process may have {limit} open \
+         descriptors (`ulimit -n`): raise that limit, or have fewer vectors"
+    )]
+    Descriptors {
+        /// Vectors asked for.
+        vectors: u16,
+        /// The limit in force, which is as high as this process may set it.
+        limit: u64,
+        /// What the host says.
+        source: io::Error,
+    },
     /// Something of the host's other than KVM.
-    #[error("{what}: {source}")]
+    #[error("{what} cannot be had")]
     Host {
         /// What was tried.
         what: &'static str,
@@ -143,10 +178,10 @@ pub enum RunError {
         state: Box<CpuState>,
     },
     /// KVM_RUN itself failed.
-    #[error("KVM_RUN on CPU {cpu}: {source}")]
+    #[error("KVM_RUN fails on {state}")]
     Run {
-        /// Which CPU.
-        cpu: u8,
+        /// Where the guest was.
+        state: Box<CpuState>,
         /// The call's error.
         source: io::Error,
     },
@@ -207,5 +242,49 @@ impl fmt::Display for CpuState {
             out,
             "; CR0 {cr0:#x}, CR2 {cr2:#x}, CR3 {cr3:#x}, CR4 {cr4:#x}"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn no_message_of_a_chain_contains_the_next() {
+        let io = || io::Error::from_raw_os_error(24);
+        let kvm = || MachineError::kvm("KVM_SOMETHING")(kvm_ioctls::Error::new(24));
+        let host = MachineError::Host {
+            what: "eventfd",
+            source: io(),
+        };
+        let descriptors = MachineError::Descriptors {
+            vectors: 2048,
+            limit: 1024,
+            source: io(),
+        };
+        let run = RunError::Run {
+            state: Box::default(),
+            source: io(),
+        };
+        let chains: [Box<dyn Error>; 7] = [
+            Box::new(MachineError::KvmOpen(io())),
+            Box::new(kvm()),
+            Box::new(MachineError::from(pci::BusError::DeviceTaken(3))),
+            Box::new(host),
+            Box::new(descriptors),
+            Box::new(RunError::from(kvm())),
+            Box::new(run),
+        ];
+        for first in &chains {
+            let mut error: &dyn Error = first.as_ref();
+            assert!(error.source().is_some(), "{error:?}");
+            while let Some(source) = error.source() {
+                let (outer, inner) = (error.to_string(), source.to_string());
+                assert!(!outer.contains(&inner), "{outer:?} repeats {inner:?}");
+                error = source;
+            }
+        }
     }
 }

@@ -14,6 +14,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, VmFd};
 use pci::{MsiMessage, MsiRouter};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::error::MachineError;
@@ -56,7 +57,14 @@ impl IrqRoutes {
     /// # Errors
     /// When KVM refuses it.
     pub fn line(&self, gsi: u32) -> Result<EventFd, MachineError> {
-        let line = eventfd()?;
+        let line = eventfd().map_err(|source| MachineError::Host {
+            what: "eventfd",
+            source,
+        })?;
+        self.register(line, gsi)
+    }
+
+    fn register(&self, line: EventFd, gsi: u32) -> Result<EventFd, MachineError> {
         self.vm
             .register_irqfd(&line, gsi)
             .map_err(MachineError::kvm("KVM_IRQFD"))?;
@@ -66,50 +74,52 @@ impl IrqRoutes {
     /// A block of `vectors` vectors, none of which has a message yet.
     ///
     /// # Errors
-    /// When more are asked for than KVM can route, or KVM refuses one.
+    /// When more are asked for than KVM can route, the host has too few descriptors, or KVM
+    /// refuses one. Nothing is taken then.
     pub fn block(self: &Arc<Self>, vectors: u16) -> Result<MsiBlock, MachineError> {
-        let first = {
-            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-            // The lines' rows count too: PIC pins have two.
-            let left = table.limit.saturating_sub(table.next_gsi + PIC_PINS);
-            if u32::from(vectors) > left {
-                return Err(MachineError::Vectors {
-                    asked: vectors,
-                    left,
-                });
-            }
-            let first = table.next_gsi;
-            table.next_gsi += u32::from(vectors);
-            first
-        };
-        let events = (first..first + u32::from(vectors))
-            .map(|gsi| self.line(gsi))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(MsiBlock {
+        // Locked until the GSIs are all had: they are the table's only then.
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        // The lines' rows count too: PIC pins have two.
+        let left = table.limit.saturating_sub(table.next_gsi + PIC_PINS);
+        if u32::from(vectors) > left {
+            return Err(MachineError::Vectors {
+                asked: vectors,
+                left,
+            });
+        }
+        let first = table.next_gsi;
+        let next = first + u32::from(vectors);
+        // Dropped half full, it gives its irqfds back.
+        let mut block = MsiBlock {
             routes: Arc::clone(self),
             first,
-            events,
-        })
+            events: Vec::with_capacity(usize::from(vectors)),
+        };
+        for gsi in first..next {
+            let event = eventfd().map_err(|source| MachineError::Descriptors {
+                vectors,
+                limit: descriptors(),
+                source,
+            })?;
+            block.events.push(self.register(event, gsi)?);
+        }
+        table.next_gsi = next;
+        Ok(block)
     }
 
     /// Notes a GSI's message; [`commit`](Self::commit) tells KVM.
     fn record(&self, gsi: u32, message: Option<MsiMessage>) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.changed |= match message {
-            Some(message) => table.messages.insert(gsi, message) != Some(message),
-            None => table.messages.remove(&gsi).is_some(),
-        };
+        table.record(gsi, message);
     }
 
     /// Tells KVM of every change since the last time, in one call.
     fn commit(&self) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::mem::take(&mut table.changed) {
-            return;
-        }
-        if let Err(error) = self.write(&table.messages) {
-            // The guest's interrupt is lost, which it will notice; nothing here can mend it.
-            tracing::error!(%error, "interrupt routes");
+        if let Err(error) = table.commit(|messages| self.write(messages)) {
+            // Interrupts are lost until the next change, which takes this one along.
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "interrupt routes");
         }
     }
 
@@ -135,6 +145,27 @@ impl IrqRoutes {
         self.vm
             .set_gsi_routing(&routing)
             .map_err(MachineError::kvm("KVM_SET_GSI_ROUTING"))
+    }
+}
+
+impl Table {
+    fn record(&mut self, gsi: u32, message: Option<MsiMessage>) {
+        self.changed |= match message {
+            Some(message) => self.messages.insert(gsi, message) != Some(message),
+            None => self.messages.remove(&gsi).is_some(),
+        };
+    }
+
+    /// Writes what has changed. What is refused stays to be written.
+    fn commit<E>(
+        &mut self,
+        write: impl FnOnce(&BTreeMap<u32, MsiMessage>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.changed {
+            write(&self.messages)?;
+            self.changed = false;
+        }
+        Ok(())
     }
 }
 
@@ -187,11 +218,27 @@ impl Drop for MsiBlock {
     }
 }
 
-fn eventfd() -> Result<EventFd, MachineError> {
-    EventFd::new(EFD_NONBLOCK).map_err(|source| MachineError::Host {
-        what: "eventfd",
-        source,
-    })
+fn eventfd() -> io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK)
+}
+
+/// Descriptors that this process may have open.
+fn descriptors() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Lets this process have as many descriptors as it may allow itself: a vector takes one, and the
+/// usual soft limit of 1,024 is kept low only for programs that use select(2).
+pub(crate) fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit {
+            current: limit.maximum,
+            ..limit
+        };
+        // Refused, the limit stays; whoever runs into it is told.
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
 }
 
 fn line_entry(gsi: u32, chip: u32, pin: u32) -> kvm_irq_routing_entry {
@@ -216,4 +263,35 @@ fn message_entry(gsi: u32, message: &MsiMessage) -> kvm_irq_routing_entry {
     entry.u.msi.address_hi = u32::try_from(high).unwrap_or_default();
     entry.u.msi.data = message.data;
     entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_routes_are_written_with_the_next_commit() {
+        let mut table = Table {
+            next_gsi: IOAPIC_PINS,
+            limit: 4096,
+            messages: BTreeMap::new(),
+            changed: false,
+        };
+        let message = MsiMessage {
+            address: 0xfee0_0000,
+            data: 0x30,
+        };
+        table.record(24, Some(message));
+        assert_eq!(table.commit(|_| Err("refused")), Err("refused"));
+        let mut written = None;
+        let commit = table.commit(|messages| {
+            written = messages.get(&24).copied();
+            Ok::<_, &str>(())
+        });
+        assert_eq!((commit, written), (Ok(()), Some(message)));
+        // Nothing has changed since.
+        assert_eq!(table.commit(|_| Err("written again")), Ok(()));
+        table.record(24, Some(message));
+        assert_eq!(table.commit(|_| Err("written again")), Ok(()));
+    }
 }

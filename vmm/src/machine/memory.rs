@@ -144,7 +144,7 @@ mod tests {
         let start = std::time::Instant::now();
         let text = create(8 << 40).expect_err("too much").to_string();
         assert!(text.contains("8796093022208 bytes: at most "), "{text}");
-        assert!(create(u64::MAX & !0xfff).is_err());
+        assert!(create(!0xfff).is_err());
         assert!(start.elapsed().as_secs() < 1);
         let host = "MemFree:  7 kB\nMemTotal:       1048576 kB\n";
         assert_eq!(most(host), (4 * GIB, "four times this host's memory"));

@@ -102,6 +102,8 @@ pub struct RunOutcome {
     pub exits: ExitCounts,
     /// Reads and writes, by port or by memory, that no device claimed.
     pub unclaimed: (u64, u64),
+    /// Where CPU 0 was when the guest was stopped or its time was over.
+    pub stopped_at: Option<Box<CpuState>>,
     /// From the start of the CPUs to the end.
     pub elapsed: Duration,
 }
@@ -122,12 +124,13 @@ pub struct Machine {
 
 impl Machine {
     /// Makes the machine: memory, CPUs, interrupt controllers, serial port, debug exit, and an
-    /// empty PCI bus.
+    /// empty PCI bus. Raises this process's soft limit of open descriptors to the hard one.
     ///
     /// # Errors
     /// When KVM is absent or refuses, or the configuration asks for what cannot be.
     pub fn new(config: MachineConfig) -> Result<Self, MachineError> {
         let kvm = kvm::open()?;
+        irq::raise_descriptors();
         let most = u8::try_from(kvm.get_max_vcpus()).unwrap_or(u8::MAX);
         if config.cpus == 0 || config.cpus > most {
             return Err(MachineError::Cpus {
@@ -188,7 +191,7 @@ impl Machine {
     /// Interrupt vectors for one device.
     ///
     /// # Errors
-    /// When KVM has no routes left.
+    /// When KVM has no routes left, or the host no descriptors: each vector takes an eventfd.
     pub fn msi(&self, vectors: u16) -> Result<MsiBlock, MachineError> {
         self.routes.block(vectors)
     }
@@ -234,10 +237,12 @@ impl Machine {
         self.control.wait(self.timeout);
         running.iter().for_each(Running::kick);
         let mut exits = ExitCounts::default();
+        let mut stopped_at = None;
         for cpu in running {
             // A panic has ended the run by itself.
-            if let Ok(counts) = cpu.join() {
+            if let Ok((counts, state)) = cpu.join() {
                 exits += counts;
+                stopped_at = stopped_at.or(state);
             }
         }
         let elapsed = start.elapsed();
@@ -246,6 +251,7 @@ impl Machine {
             exit,
             exits,
             unclaimed: self.buses.unclaimed(),
+            stopped_at,
             elapsed,
         })
     }

@@ -35,8 +35,11 @@ pub(crate) struct Vcpu {
 /// A CPU's thread.
 pub(crate) struct Running {
     id: u8,
-    thread: JoinHandle<ExitCounts>,
+    thread: JoinHandle<Ended>,
 }
+
+/// A CPU's exits, and where CPU 0 was if the run was cut short.
+pub(crate) type Ended = (ExitCounts, Option<Box<CpuState>>);
 
 impl Vcpu {
     pub(crate) fn new(
@@ -127,7 +130,7 @@ impl Vcpu {
         Ok(Running { id, thread })
     }
 
-    fn run(mut self, control: &Control) -> ExitCounts {
+    fn run(mut self, control: &Control) -> Ended {
         // Whoever waits must learn of a panic too.
         let _end = EndOnPanic(control, self.id);
         let _kick = Kickable::new(&mut self.fd);
@@ -136,7 +139,8 @@ impl Vcpu {
                 control.end(Err(error));
             }
         }
-        self.exits
+        let state = (self.id == 0 && control.cut_short()).then(|| self.state());
+        (self.exits, state)
     }
 
     /// Runs the guest to its next exit and answers that.
@@ -154,7 +158,7 @@ impl Vcpu {
             }
             Err(source) => {
                 return Err(RunError::Run {
-                    cpu: self.id,
+                    state: self.state(),
                     source: source.into(),
                 });
             }
@@ -279,7 +283,7 @@ impl Running {
     }
 
     /// Waits for the thread's end.
-    pub(crate) fn join(self) -> Result<ExitCounts, RunError> {
+    pub(crate) fn join(self) -> Result<Ended, RunError> {
         self.thread.join().map_err(|_| RunError::Panicked(self.id))
     }
 }

@@ -18,13 +18,17 @@ pub(crate) const SUCCESS: GuestExit = GuestExit::Code(33);
 pub(crate) fn have_kvm() -> bool {
     match open_kvm() {
         Ok(_) => true,
-        Err(error @ (MachineError::NoKvm | MachineError::KvmPermission)) => {
+        Err(
+            error @ (MachineError::NoKvm
+            | MachineError::KvmPermission { .. }
+            | MachineError::KvmForbidden),
+        ) => {
             let forbidden = std::env::var_os("FERRITE_FORBID_SKIPS").is_some_and(|v| v == "1");
             assert!(!forbidden, "skips are forbidden: {error}");
             println!("skipped: {error}");
             false
         }
-        Err(error) => panic!("{error}"),
+        Err(error) => panic!("{:#}", anyhow::Error::new(error)),
     }
 }
 
