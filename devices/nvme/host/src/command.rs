@@ -4,8 +4,8 @@
 
 use nvme_spec::feature::Select;
 use nvme_spec::queue::{
-    AbortCdw10, CreateCqCdw11, CreateSqCdw11, GetFeaturesCdw10, GetLogCdw10, GetLogCdw11,
-    IdentifyCdw10, QueueCdw10, RwCdw12, SetFeaturesCdw10,
+    AbortCdw10, CreateCqCdw11, CreateSqCdw11, DsmCdw10, DsmCdw11, GetFeaturesCdw10, GetLogCdw10,
+    GetLogCdw11, IdentifyCdw10, QueueCdw10, RwCdw12, SetFeaturesCdw10, WriteZeroesCdw12,
 };
 use nvme_spec::{AdminOpcode, Cns, FeatureId, LogId, NvmOpcode, Sqe};
 
@@ -149,6 +149,43 @@ pub fn write(nsid: u32, slba: u64, nlb_z: u16) -> Sqe {
     transfer(NvmOpcode::WRITE, nsid, slba, nlb_z)
 }
 
+/// Compare of blocks `slba` to `slba + nlb_z` inclusive with the host's data (NVM 3.2.1).
+#[must_use]
+pub fn compare(nsid: u32, slba: u64, nlb_z: u16) -> Sqe {
+    transfer(NvmOpcode::COMPARE, nsid, slba, nlb_z)
+}
+
+/// Verify of blocks `slba` to `slba + nlb_z` inclusive, without data (NVM 3.2.5).
+#[must_use]
+pub fn verify(nsid: u32, slba: u64, nlb_z: u16) -> Sqe {
+    transfer(NvmOpcode::VERIFY, nsid, slba, nlb_z)
+}
+
+/// Write Zeroes over blocks `slba` to `slba + nlb_z` inclusive, without data (NVM 3.2.8).
+#[must_use]
+pub fn write_zeroes(nsid: u32, slba: u64, nlb_z: u16) -> Sqe {
+    transfer(NvmOpcode::WRITE_ZEROES, nsid, slba, nlb_z)
+}
+
+/// The same Write Zeroes with Deallocate.
+#[must_use]
+pub fn with_deallocate(mut sqe: Sqe) -> Sqe {
+    sqe.cdw12 = WriteZeroesCdw12::from(sqe.cdw12).with_deac(true).into();
+    sqe
+}
+
+/// Dataset Management of `ranges` ranges (1 to 256; 0 counts as 1), whose data is a list of
+/// [`DsmRange`](nvme_spec::queue::DsmRange)s (NVM 3.2.3).
+#[must_use]
+pub fn dsm(nsid: u32, ranges: u16, attributes: DsmCdw11) -> Sqe {
+    let nr_z = u8::try_from(ranges.saturating_sub(1)).unwrap_or(u8::MAX);
+    Sqe {
+        cdw10: DsmCdw10::new().with_nr_z(nr_z).into(),
+        cdw11: attributes.into(),
+        ..nvm(NvmOpcode::DATASET_MANAGEMENT, nsid)
+    }
+}
+
 /// Flush (NVM 3.2; Base 7.2).
 #[must_use]
 pub fn flush(nsid: u32) -> Sqe {
@@ -164,7 +201,7 @@ fn transfer(opcode: NvmOpcode, nsid: u32, slba: u64, nlb_z: u16) -> Sqe {
     sqe
 }
 
-/// The same Read or Write with Force Unit Access.
+/// The same Read, Write, Compare, Verify or Write Zeroes with Force Unit Access.
 #[must_use]
 pub fn with_fua(mut sqe: Sqe) -> Sqe {
     sqe.cdw12 = RwCdw12::from(sqe.cdw12).with_fua(true).into();

@@ -66,19 +66,19 @@ group! { "features":
 /// A Feature Identifier no version up to 2.1 defines.
 const RESERVED_FEATURES: [FeatureId; 2] = [FeatureId(0x00), FeatureId(0x77)];
 
-fn get(env: &mut Env<'_>, fid: FeatureId, cdw11: u32) -> Outcome<u32> {
+pub(super) fn get(env: &mut Env<'_>, fid: FeatureId, cdw11: u32) -> Outcome<u32> {
     Ok(env.nvme.get_feature(fid, Select::Current, cdw11)?)
 }
 
 /// Sets a feature; skips the test where the controller says that it cannot be changed.
-fn set(env: &mut Env<'_>, fid: FeatureId, value: u32) -> Outcome {
+pub(super) fn set(env: &mut Env<'_>, fid: FeatureId, value: u32) -> Outcome {
     let cqe = env.nvme.admin(command::set_features(fid, value))?;
     changeable(env, fid, cqe)?;
     check::status("Set Features", cqe, Status::SUCCESS)
 }
 
 /// Skips the test where a feature cannot be changed, if the controller says the same when asked.
-fn changeable(env: &mut Env<'_>, fid: FeatureId, cqe: Cqe) -> Outcome {
+pub(super) fn changeable(env: &mut Env<'_>, fid: FeatureId, cqe: Cqe) -> Outcome {
     if !cqe.status().same_code(Status::FEATURE_NOT_CHANGEABLE) {
         return Ok(());
     }
@@ -90,7 +90,7 @@ fn changeable(env: &mut Env<'_>, fid: FeatureId, cqe: Cqe) -> Outcome {
     skip!("{fid:?} cannot be changed on this controller")
 }
 
-fn needs_select(env: &Env<'_>) -> Outcome {
+pub(super) fn needs_select(env: &Env<'_>) -> Outcome {
     require!(
         env.context.controller.oncs & ONCS_FEATURES_SAVE_SELECT != 0,
         "ONCS bit 4 does not offer Select and Save"

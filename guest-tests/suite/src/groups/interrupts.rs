@@ -42,12 +42,12 @@ const ENTRIES: u32 = 16;
 /// How long an interrupt may take.
 const ARRIVAL_NS: u64 = 2_000_000_000;
 
-fn flush(env: &Env<'_>) -> Outcome<Sqe> {
+pub(super) fn flush(env: &Env<'_>) -> Outcome<Sqe> {
     Ok(nvme_host::command::flush(env.ns()?.nsid))
 }
 
 /// A queue pair with an interrupt vector, or without one.
-fn pair(env: &mut Env<'_>, qid: u16, vector: Option<u16>) -> Outcome {
+pub(super) fn pair(env: &mut Env<'_>, qid: u16, vector: Option<u16>) -> Outcome {
     let entries = ENTRIES.min(env.context.found.queue_entries);
     env.nvme.create_cq(&CqConfig {
         vector,
@@ -61,12 +61,12 @@ fn io_vector(env: &Env<'_>) -> u16 {
     u16::from(env.context.found.vectors > 1)
 }
 
-fn count(env: &mut Env<'_>, vector: u16) -> u64 {
+pub(super) fn count(env: &mut Env<'_>, vector: u16) -> u64 {
     env.nvme.transport().interrupts(vector)
 }
 
 /// Waits for the interrupt after `seen`.
-fn arrives(env: &mut Env<'_>, what: &str, vector: u16, seen: u64) -> Outcome {
+pub(super) fn arrives(env: &mut Env<'_>, what: &str, vector: u16, seen: u64) -> Outcome {
     let arrived = env
         .nvme
         .transport()

@@ -191,13 +191,13 @@ fn error_count_is_smarts(env: &mut Env<'_>) -> Outcome {
 }
 
 /// Blocks whose bytes are a multiple of the SMART data unit, in commands of equal size.
-struct Volume {
-    units: u64,
-    commands: u64,
-    blocks_each: u64,
+pub(super) struct Volume {
+    pub(super) units: u64,
+    pub(super) commands: u64,
+    pub(super) blocks_each: u64,
 }
 
-fn volume(block_bytes: u64, max_blocks: u64) -> Volume {
+pub(super) fn volume(block_bytes: u64, max_blocks: u64) -> Volume {
     // The least blocks whose bytes divide by the unit, 512,000 = 2^12 * 5^3.
     let blocks = SMART_DATA_UNIT_BYTES / block_bytes.min(4096);
     let blocks_each = (1..=max_blocks.min(blocks))

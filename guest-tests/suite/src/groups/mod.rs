@@ -2,7 +2,10 @@
 
 use crate::{Env, Test};
 
+mod coalescing;
+mod compare;
 mod doorbells;
+mod dsm;
 mod events;
 mod features;
 mod flow;
@@ -15,11 +18,15 @@ mod io;
 mod lifecycle;
 mod limits;
 mod logs;
+mod optional;
 mod place;
 mod prp;
 mod prp_errors;
 mod queues;
 mod registers;
+mod verify;
+mod write_atomicity;
+mod write_zeroes;
 
 /// Every group's tests, in the order they run.
 pub static GROUPS: &[&[Test]] = &[
@@ -29,13 +36,19 @@ pub static GROUPS: &[&[Test]] = &[
     flow::TESTS,
     doorbells::TESTS,
     interrupts::TESTS,
+    coalescing::TESTS,
     identify::TESTS,
     features::TESTS,
+    write_atomicity::TESTS,
     logs::TESTS,
     events::TESTS,
     prp::TESTS,
     prp_errors::TESTS,
     io::TESTS,
+    compare::TESTS,
+    verify::TESTS,
+    write_zeroes::TESTS,
+    dsm::TESTS,
     limits::TESTS,
     hostile::TESTS,
     hostile_memory::TESTS,

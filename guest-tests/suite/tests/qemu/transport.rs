@@ -150,7 +150,7 @@ impl QemuTransport {
                 .expect("an image");
             command
                 .arg("-drive")
-                .arg(format!("if=none,id=drive{nsid},format=raw,file={image}"))
+                .arg(format!("if=none,id=drive{nsid},format=raw,discard=unmap,file={image}"))
                 .arg("-device")
                 .arg(format!(
                     "nvme-ns,drive=drive{nsid},bus=nvme0,nsid={nsid},logical_block_size={block},physical_block_size={block}"
