@@ -23,6 +23,7 @@ mod cpuid;
 mod debug_exit;
 mod error;
 mod exits;
+mod firmware;
 mod irq;
 mod kvm;
 pub mod layout;

@@ -17,7 +17,7 @@ use super::control::Control;
 use super::error::{CpuState, MachineError, RunError};
 use super::exits::ExitCounts;
 use super::memory::GuestMemory;
-use super::{cpuid, kvm, layout};
+use super::{cpuid, firmware, kvm, layout};
 
 const EINTR: i32 = 4;
 const EAGAIN: i32 = 11;
@@ -58,6 +58,8 @@ impl Vcpu {
             .ok_or(MachineError::Capability("room for a CPUID leaf"))?;
         fd.set_cpuid2(&cpuid)
             .map_err(MachineError::kvm("KVM_SET_CPUID2"))?;
+        firmware::set_msrs(&fd);
+        firmware::set_local_interrupts(&fd, id)?;
         Ok(Self {
             id,
             fd,
