@@ -124,6 +124,7 @@ fn guest_panic_and_fault_are_reported_with_their_place() {
             "FAULT: #PF page fault (vector 14) in ring 3: error 0x4",
         ),
         ("page-fault", 39, "CR2 0x100000000"),
+        ("stack-overflow", 39, "FAULT: the stack of ring 3 is full"),
         (
             "invalid-opcode",
             39,

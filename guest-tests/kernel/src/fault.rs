@@ -27,7 +27,13 @@ struct Record {
 unsafe extern "C" {
     #[link_name = "fault_record"]
     static RECORD: Record;
+    /// The page below ring 3's stack, which is not present.
+    #[link_name = "ring3_stack_guard"]
+    static STACK_GUARD: [u8; 4096];
 }
+
+/// #PF.
+const PAGE_FAULT: u64 = 14;
 
 /// Intel SDM vol. 3, table 6-1.
 const NAMES: [&str; 22] = [
@@ -81,5 +87,9 @@ extern "C" fn ring3_fault() -> ! {
         "FAULT: RSI {:#x}, RDI {:#x}, RBP {:#x}",
         record.rsi, record.rdi, record.rbp
     );
+    let guard = &raw const STACK_GUARD as u64;
+    if record.vector == PAGE_FAULT && (guard..guard + 4096).contains(&record.cr2) {
+        println!("FAULT: the stack of ring 3 is full");
+    }
     exit::exit(ExitCode::Fault)
 }

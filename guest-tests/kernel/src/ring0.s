@@ -32,6 +32,9 @@ ring0_base:
 pvh_start:
     cld
     movl    $ring0_stack_top, %esp
+    movl    $ring3_stack_guard, %eax
+    shrl    $12, %eax
+    movl    $0, low_pages(,%eax,8)  # not present: below 4 MiB (kernel.ld)
     movl    $pml4, %eax
     movl    %eax, %cr3
     movl    %cr4, %eax
@@ -331,8 +334,9 @@ no_idt_pointer:
     .word 0
     .quad 0
 
-# Identity map of the low 4 GiB in 2 MiB pages, all open to ring 3. Present in the file, so
-# that ring 0 builds nothing. A and D are set: no walk needs to write.
+# Identity map of the low 4 GiB in 2 MiB pages, the first two of them in 4 KiB pages for the
+# guard below ring 3's stack; all open to ring 3. Present in the file, so that ring 0 builds
+# nothing. A and D are set: no walk needs to write.
 .balign 4096
 pml4:
     .quad pdpt + 0x27               # P, RW, US, A
@@ -344,8 +348,10 @@ pdpt:
     .quad pds + 0x3027
     .fill 508, 8, 0
 pds:
-.set page, 0
-.rept 1536                          # 0 to 3 GiB: memory
+    .quad low_pages + 0x0027
+    .quad low_pages + 0x1027
+.set page, 0x400000
+.rept 1534                          # 4 MiB to 3 GiB: memory
     .quad page + 0xe7               # P, RW, US, A, D, PS
     .set page, page + 0x200000
 .endr
@@ -353,14 +359,25 @@ pds:
     .quad page + 0xff
     .set page, page + 0x200000
 .endr
+low_pages:
+.set page, 0
+.rept 1024
+    .quad page + 0x67               # P, RW, US, A, D
+    .set page, page + 0x1000
+.endr
 
 # --- Zeroed --------------------------------------------------------------------------
 .section .bss.ring0, "aw", @nobits
-.balign 16
+.balign 4096
     .skip 16384
 ring0_stack_top:
     .skip 8192
 ist1_stack_top:
+# An overflow of ring 3's stack faults here, and does not reach the stacks above; the probes that
+# rustc emits for large frames touch every page on the way.
+.globl ring3_stack_guard
+ring3_stack_guard:
+    .skip 4096
     .skip 1048576
 ring3_stack_top:
     .skip 65536

@@ -12,7 +12,7 @@ use crate::{call, port, println, time};
 const MILLISECOND: u64 = 1_000_000;
 
 /// Runs what the command line asks for: `selfcheck` alone says hello; `selfcheck=WHAT` is one of
-/// `panic`, `page-fault`, `invalid-opcode`, `ring0-fault`, `triple-fault`, `hang`, `halt`,
+/// `panic`, `page-fault`, `stack-overflow`, `invalid-opcode`, `ring0-fault`, `triple-fault`, `hang`, `halt`,
 /// `say-and-halt`, `unclaimed`, `exit` (with `value=`), `msi` (with `device=`), `pci` (with
 /// `class=`).
 pub fn run(machine: &mut Machine) -> ExitCode {
@@ -24,6 +24,10 @@ pub fn run(machine: &mut Machine) -> ExitCode {
             // SAFETY: meant to fault: the first address past the identity map.
             let value = unsafe { core::ptr::read_volatile((1_u64 << 32) as *const u64) };
             println!("read {value:#x} from an unmapped page");
+            ExitCode::Failure
+        }
+        "stack-overflow" => {
+            println!("depth {}", deeper(0));
             ExitCode::Failure
         }
         "invalid-opcode" => {
@@ -56,6 +60,13 @@ pub fn run(machine: &mut Machine) -> ExitCode {
             ExitCode::Failure
         }
     }
+}
+
+/// Calls itself until the stack is full.
+#[expect(unconditional_recursion, reason = "what is wanted")]
+fn deeper(depth: u64) -> u64 {
+    let frame = core::hint::black_box([depth; 64]);
+    deeper(depth + 1) + frame.iter().sum::<u64>()
 }
 
 fn halt() -> ! {
