@@ -39,7 +39,7 @@ pub enum RamError {
         bytes: u64,
     },
     /// The kernel refused the memory.
-    #[error("a RAM disk of {bytes} bytes: {source}; give a smaller size")]
+    #[error("a RAM disk of {bytes} bytes cannot be had; give a smaller size")]
     Memory {
         /// What was asked for.
         bytes: u64,

@@ -20,6 +20,7 @@ fn results(output: &str, end: End) -> Results {
     Results {
         report: Report::parse(output),
         end,
+        stopped_at: None,
         exits: ExitCounts::default(),
         unclaimed: (0, 0),
         stats: nvme::Stats::default(),

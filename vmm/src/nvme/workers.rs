@@ -39,7 +39,7 @@ impl Default for WaitPolicy {
 
 /// The threads could not be started.
 #[derive(Debug, Error)]
-#[error("a worker thread cannot be started: {0}")]
+#[error("a worker thread cannot be started")]
 pub struct WorkersError(#[source] io::Error);
 
 impl<E: Into<io::Error>> From<E> for WorkersError {

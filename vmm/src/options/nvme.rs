@@ -333,7 +333,7 @@ impl NvmeOptions {
                     list: LIST,
                     key: "size".to_string(),
                     value: ns.size.to_string(),
-                    reason: error.to_string(),
+                    reason: format!("{:#}", anyhow::Error::new(error)),
                 }),
             },
         })

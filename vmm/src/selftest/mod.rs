@@ -55,6 +55,8 @@ pub struct Results {
     pub report: Report,
     /// How the guest ended.
     pub end: End,
+    /// Where its first CPU was, if it did not end by itself.
+    pub stopped_at: Option<String>,
     /// Why the guest came out of KVM.
     pub exits: ExitCounts,
     /// Accesses that no device claimed: reads, writes.
@@ -156,8 +158,13 @@ impl Results {
             End::Controller(why) => return Some(why.clone()),
             End::Died(why) => return Some(format!("the guest died: {why}{}", said())),
             End::Exit(GuestExit::TimedOut) => {
+                let at = self
+                    .stopped_at
+                    .as_ref()
+                    .map(|at| format!("\nit was at {at}"));
                 return Some(format!(
-                    "the guest took longer than allowed; give it more with --timeout{}",
+                    "the guest took longer than allowed; give it more with --timeout{}{}",
+                    at.unwrap_or_default(),
                     said()
                 ));
             }
@@ -284,38 +291,37 @@ pub fn run(
     // The machine is gone, and with it the sender of lines.
     let _ = printer.join();
     let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
-    let (mut end, exits, unclaimed, guest_time) = match outcome {
+    let mut results = Results {
+        report,
+        end: End::Exit(GuestExit::Stopped),
+        stopped_at: None,
+        exits: ExitCounts::default(),
+        unclaimed: (0, 0),
+        stats: controller.stats(),
+        guest_time: start.elapsed(),
+        total_time: start.elapsed(),
+    };
+    match outcome {
         Ok(RunOutcome {
             exit,
             exits,
             unclaimed,
             elapsed,
-            ..
-        }) => (End::Exit(exit), exits, unclaimed, elapsed),
-        Err(error @ RunError::Machine(_)) => return Err(SelftestError::Run(error)),
-        Err(error) => {
-            let why = format!("{:#}", anyhow::Error::new(error));
-            (
-                End::Died(why),
-                ExitCounts::default(),
-                (0, 0),
-                start.elapsed(),
-            )
+            stopped_at,
+        }) => {
+            results.end = End::Exit(exit);
+            results.stopped_at = stopped_at.map(|at| at.to_string());
+            results.exits = exits;
+            results.unclaimed = unclaimed;
+            results.guest_time = elapsed;
         }
-    };
-    if let Err(panic) = workers {
-        end = End::Controller(panic.to_string());
+        Err(error @ RunError::Machine(_)) => return Err(SelftestError::Run(error)),
+        Err(error) => results.end = End::Died(format!("{:#}", anyhow::Error::new(error))),
     }
-    let (stats, total_time) = (controller.stats(), start.elapsed());
-    Ok(Results {
-        report,
-        end,
-        exits,
-        unclaimed,
-        stats,
-        guest_time,
-        total_time,
-    })
+    if let Err(panic) = workers {
+        results.end = End::Controller(panic.to_string());
+    }
+    Ok(results)
 }
 
 /// Takes the guest's lines in, and gives them to `on_line` on a thread of their own: a reader who
