@@ -87,7 +87,7 @@ impl Results {
         let (bold, off) = style.wrap(BOLD);
         writeln!(
             out,
-            "\n{bold}{:<14}{:>8}{:>8}{:>8}{off}",
+            "\n{bold}{:<16}{:>8}{:>8}{:>8}{off}",
             "group", "passed", "failed", "skipped"
         )?;
         for group in groups(&self.report.tests) {
@@ -100,7 +100,7 @@ impl Results {
             let (colour, off) = style.wrap(if failed > 0 { RED } else { "" });
             writeln!(
                 out,
-                "{colour}{name:<14}{passed:>8}{failed:>8}{skipped:>8}{off}"
+                "{colour}{name:<16}{passed:>8}{failed:>8}{skipped:>8}{off}"
             )?;
             if verbose {
                 let tests = self.report.tests.iter().filter(|test| test.group() == name);
