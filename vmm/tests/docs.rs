@@ -11,49 +11,19 @@
     reason = "tests"
 )]
 
+#[path = "support/tree.rs"]
+mod tree;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+use tree::{read, root, with_extension};
 
 /// The table of what is conforming.
 const CONFORMANCE: &str = "docs/conformance.md";
-/// Folders that hold what was made from the repository, not the repository.
-const NOT_OURS: [&str; 2] = ["target", ".git"];
 /// What files of the repository end in.
 const EXTENSIONS: [&str; 7] = [".rs", ".md", ".toml", ".lock", ".ld", ".s", ".yml"];
-
-fn root() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    root.canonicalize().expect("the repository's folder")
-}
-
-fn read(path: &str) -> String {
-    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// Every document, by its path in the repository.
-fn documents() -> Vec<String> {
-    let root = root();
-    let mut found = Vec::new();
-    let mut folders = vec![root.clone()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("a folder").flatten() {
-            let (path, name) = (entry.path(), entry.file_name());
-            if NOT_OURS.iter().any(|other| name == *other) {
-                continue;
-            }
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(path);
-            } else if name.to_string_lossy().ends_with(".md") {
-                let inside = path.strip_prefix(&root).expect("it lies there");
-                found.push(inside.to_string_lossy().into_owned());
-            }
-        }
-    }
-    found.sort();
-    found
-}
 
 /// What a document refers to.
 #[derive(Default)]
@@ -198,7 +168,7 @@ fn report(rule: &str, broken: &[String]) {
 
 #[test]
 fn links_lead_to_files_and_headings() {
-    let documents = documents();
+    let documents = with_extension("md");
     assert!(documents.contains(&"README.md".to_owned()));
     let mut broken = Vec::new();
     for path in documents {
@@ -213,7 +183,7 @@ fn links_lead_to_files_and_headings() {
 #[test]
 fn files_and_functions_that_documents_name_exist() {
     let mut broken = Vec::new();
-    for path in documents() {
+    for path in with_extension("md") {
         let document = Document::parse(&read(&path));
         let load = |file: &str| std::fs::read_to_string(root().join(file)).ok();
         broken.extend(broken_names(&path, &document, &load));

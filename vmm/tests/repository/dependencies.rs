@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 use spdx::{Expression, ParseMode};
 
-use crate::files;
+use crate::tree;
 
 /// The guest kernel, a workspace of its own.
 pub(crate) const KERNEL: &str = "ferrite-guest-kernel";
@@ -74,7 +74,7 @@ impl Graph {
     fn of(manifest: &str) -> Self {
         let options = ["--locked", "--filter-platform", PLATFORM];
         let metadata = MetadataCommand::new()
-            .manifest_path(files::root().join(manifest))
+            .manifest_path(tree::root().join(manifest))
             .other_options(options.map(String::from))
             .exec();
         Self(metadata.unwrap_or_else(|error| panic!("{manifest}: {error}")))

@@ -11,8 +11,10 @@
 )]
 
 mod dependencies;
-mod files;
+mod places;
 mod source;
+#[path = "../support/tree.rs"]
+mod tree;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -105,12 +107,12 @@ fn report(rule: &str, broken: &[String]) {
 
 /// Every Rust file of the repository, parsed.
 fn sources() -> Vec<(String, Source)> {
-    let files = files::with_extension("rs");
+    let files = tree::with_extension("rs");
     assert!(files.len() > 100, "only {} files found", files.len());
     files
         .into_iter()
         .map(|path| {
-            let source = Source::parse(&files::read(&path)).unwrap_or_else(|error| {
+            let source = Source::parse(&tree::read(&path)).unwrap_or_else(|error| {
                 panic!("{path}: {error}");
             });
             (path, source)
@@ -158,7 +160,7 @@ fn every_room_is_under_both_licences_and_has_their_texts() {
         .collect();
     report("not `Apache-2.0 OR MIT`", &broken);
     for text in ["LICENSE-APACHE", "LICENSE-MIT"] {
-        assert!(files::root().join(text).is_file(), "{text} is missing");
+        assert!(tree::root().join(text).is_file(), "{text} is missing");
     }
 }
 
@@ -195,9 +197,9 @@ fn every_source_file_is_part_of_a_crate() {
     let roots: Vec<PathBuf> = [Graph::of_workspace().roots(), Graph::of_kernel().roots()].concat();
     assert!(roots.len() > 10, "only {} crates found", roots.len());
     let reached = source::reachable(&roots, &|path| std::fs::read_to_string(path).ok());
-    let orphans: Vec<String> = files::with_extension("rs")
+    let orphans: Vec<String> = tree::with_extension("rs")
         .into_iter()
-        .filter(|path| !reached.contains(&files::root().join(path)))
+        .filter(|path| !reached.contains(&tree::root().join(path)))
         .collect();
     report("no `mod` leads to", &orphans);
 }
@@ -232,11 +234,11 @@ fn nothing_is_left_to_do() {
 #[test]
 fn no_file_names_a_place_on_someones_machine() {
     let mut broken = Vec::new();
-    for path in files::all() {
+    for path in tree::all() {
         // What is not text names nothing.
-        if let Ok(text) = std::fs::read_to_string(files::root().join(&path)) {
+        if let Ok(text) = std::fs::read_to_string(tree::root().join(&path)) {
             broken.extend(
-                files::foreign_places(&text)
+                places::foreign_places(&text)
                     .iter()
                     .map(|what| format!("{path}: {what}")),
             );

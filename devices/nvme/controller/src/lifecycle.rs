@@ -81,12 +81,6 @@ impl Lifecycle {
         }
     }
 
-    /// Whether the shards must fetch commands.
-    #[must_use]
-    pub const fn runs(self) -> bool {
-        matches!(self, Self::Ready)
-    }
-
     const fn rdy(self) -> bool {
         match self {
             Self::Disabled | Self::Enabling => false,

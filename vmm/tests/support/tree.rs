@@ -1,19 +1,9 @@
-//! The repository's files.
+//! The repository's files, for tests of what they say.
 
 use std::path::{Path, PathBuf};
 
 /// Folders that hold what was made from the repository, not the repository.
 const NOT_OURS: [&str; 2] = ["target", ".git"];
-/// Where people and build machines keep their checkouts. Split, so that this file is none.
-const PLACES: [&str; 7] = [
-    concat!("/ho", "me/"),
-    concat!("/ro", "ot/"),
-    concat!("/wo", "rk/"),
-    concat!("/mn", "t/"),
-    concat!("/tm", "p/"),
-    concat!("/Us", "ers/"),
-    concat!("C:", "\\"),
-];
 
 /// The repository's folder.
 pub(crate) fn root() -> PathBuf {
@@ -57,42 +47,10 @@ pub(crate) fn with_extension(extension: &str) -> Vec<String> {
         .collect()
 }
 
-/// Absolute paths in a text that exist on one machine only.
-pub(crate) fn foreign_places(text: &str) -> Vec<String> {
-    let begins = |line: &str, place: &str| {
-        line.match_indices(place).any(|(at, _)| {
-            // `devices/tmp/x` and `https://host/root/` are no absolute paths.
-            let before = line.get(..at).and_then(|rest| rest.chars().next_back());
-            !before.is_some_and(|c| c.is_ascii_alphanumeric() || "._-/}".contains(c))
-        })
-    };
-    let lines = text
-        .lines()
-        .filter(|line| PLACES.iter().any(|place| begins(line, place)));
-    lines.map(|line| line.trim().to_owned()).collect()
-}
-
-#[test]
-fn absolute_paths_of_a_machine_are_found() {
-    for place in PLACES {
-        let text = format!("first\n  let path = \"{place}someone/file\";\n");
-        assert_eq!(foreign_places(&text).len(), 1, "{place}");
-    }
-    for fine in [
-        "a/dev/kvm",
-        "/dev/kvm",
-        "/sys/module",
-        "https://example.org/root/x",
-        "guest/tmp/x",
-    ] {
-        assert!(foreign_places(fine).is_empty(), "{fine}");
-    }
-}
-
 #[test]
 fn this_file_is_found_and_builds_are_not() {
     let all = all();
-    assert!(all.contains(&"vmm/tests/repository/files.rs".to_owned()));
+    assert!(all.contains(&"vmm/tests/support/tree.rs".to_owned()));
     assert!(
         !all.iter()
             .any(|path| path.starts_with("target/") || path.starts_with(".git/"))
