@@ -32,7 +32,7 @@ group! { "logs":
     smart_values_are_possible, "Base 2.1 5.1.12.1.3",
         "The composite temperature is told, percentages are at most 100, and reserved critical warnings are zero.";
     smart_takes_nsid_0_and_broadcast, "Base 2.1 5.1.12.1.3",
-        "The SMART log of the controller is read with NSID FFFFFFFFh or 0.";
+        "The SMART log of the controller is read with NSID FFFFFFFFh, and from version 2.0 on with 0 too.";
     smart_of_one_namespace_needs_lpa, "Base 2.1 5.1.12.1.3",
         "Where LPA bit 0 is 0, the SMART log of one namespace is refused.";
     firmware_slot_holds_the_active_revision, "Base 2.1 5.1.12.1.4",
@@ -293,12 +293,20 @@ fn smart_values_are_possible(env: &mut Env<'_>) -> Outcome {
 }
 
 fn smart_takes_nsid_0_and_broadcast(env: &mut Env<'_>) -> Outcome {
-    for nsid in [0, NSID_BROADCAST] {
+    for nsid in [NSID_BROADCAST, 0] {
         let mut log = SmartLog::new_zeroed();
-        env.nvme.log_page(LogId::SMART, nsid, log.as_mut_bytes())?;
+        let sqe = command::get_log_page(LogId::SMART, nsid, 128);
+        let cqe = env.nvme.admin_data(sqe, log.as_mut_bytes())?;
+        let what = alloc::format!("NSID {nsid:#x}");
+        if nsid == 0 && env.context.vs.mjr() < 2 && !cqe.status().is_success() {
+            // Versions before 2.0 name FFFFFFFFh alone.
+            let allowed = [Status::INVALID_FIELD, Status::INVALID_NAMESPACE];
+            return check::one_of(&what, cqe, &allowed);
+        }
+        check::status(&what, cqe, Status::SUCCESS)?;
         ensure!(
             log.composite_temperature != [0, 0],
-            "NSID {nsid:#x} gives an empty log"
+            "{what} gives an empty log"
         );
     }
     Ok(())
