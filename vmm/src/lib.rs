@@ -2,11 +2,13 @@
 //!
 //! [`machine`] is the virtual machine (KVM, buses, PCI, serial port); [`nvme`] puts the controller
 //! on PCI, drives it with worker threads or steps it in this process; [`options`] reads the
-//! command line's lists; [`selftest`] boots the embedded test kernel on all of it.
+//! command line's lists; [`selftest`] boots the embedded test kernel on all of it; [`peer`] boots
+//! it on other people's controllers, to compare.
 
 pub mod machine;
 pub mod nvme;
 pub mod options;
+pub mod peer;
 pub mod selftest;
 
 /// The bare-metal test kernel (guest-tests/kernel): a PVH ELF, built by this crate's build script.

@@ -2,15 +2,17 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ferrite::{
-    options::{NvmeOptions, parse_size},
-    selftest::{self, Format, Selftest, Style},
+    options::{NvmeOptions, Size, parse_size},
+    peer::{Qemu, QemuNvme},
+    selftest::{self, Format, Progress, Selftest, Style},
 };
 
 /// An emulated NVMe controller inside a small KVM virtual machine monitor.
@@ -58,6 +60,21 @@ struct SelftestArgs {
     /// Seconds that the guest may run.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
+    /// Run the tests a second time on another's controller and print both outcomes of each, with
+    /// the reason where they differ (docs/peers.md). A difference without a known reason is a
+    /// failure.
+    #[arg(long, value_enum, conflicts_with = "list")]
+    peer: Option<Peer>,
+    /// The QEMU that --peer runs; else FERRITE_QEMU, else qemu-system-x86_64.
+    #[arg(long, value_name = "PATH", requires = "peer")]
+    qemu: Option<PathBuf>,
+}
+
+/// Whose controller ours is compared with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Peer {
+    /// QEMU's nvme device, in the QEMU that is installed.
+    Qemu,
 }
 
 fn main() -> ExitCode {
@@ -78,14 +95,24 @@ fn main() -> ExitCode {
     })
 }
 
+/// The largest transfer unless --nvme says otherwise, in bytes.
+const LARGEST_TRANSFER: u64 = 4 << 20;
+
 fn selftest(args: &SelftestArgs) -> anyhow::Result<ExitCode> {
     if args.list {
         return list(&args.filter);
     }
+    let qemu = match args.peer {
+        Some(Peer::Qemu) => Some(Qemu::find(args.qemu.as_deref())?),
+        None => None,
+    };
     let mut nvme = NvmeOptions::default();
     // Two, so that what concerns several namespaces is tested too, and transfers whose PRP lists
-    // cross pages.
-    nvme.apply("namespaces=2,size=256M,mdts=4M")?;
+    // cross pages, as far as the peer can.
+    let mdts = qemu.as_ref().map_or(LARGEST_TRANSFER, |qemu| {
+        QemuNvme::largest_transfer(qemu.version).min(LARGEST_TRANSFER)
+    });
+    nvme.apply(&format!("namespaces=2,size=256M,mdts={}", Size(mdts)))?;
     for list in &args.nvme {
         nvme.apply(list)?;
     }
@@ -98,44 +125,86 @@ fn selftest(args: &SelftestArgs) -> anyhow::Result<ExitCode> {
         memory: args.memory,
         timeout: Duration::from_secs(args.timeout),
     };
-    let on_terminal = io::stdout().is_terminal();
-    let (tap, progress) = (
-        args.format == Format::Tap,
-        args.format == Format::Table && on_terminal,
-    );
-    let clear = |progress: bool| {
-        if progress {
-            let _ = write!(io::stdout(), "\r\x1b[K");
-        }
+    let (text, good) = match qemu {
+        Some(qemu) => compare(args, &selftest, &qemu)?,
+        None => alone(args, &selftest)?,
     };
-    let results = selftest::run(&selftest, move |line, at| {
+    print_all(&text)?;
+    Ok(match good {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// Runs the suite on our controller: what is to be printed, and whether all is well.
+fn alone(args: &SelftestArgs, selftest: &Selftest) -> anyhow::Result<(String, bool)> {
+    let (tap, progress) = (args.format == Format::Tap, shows_progress(args));
+    let results = selftest::run(selftest, move |line, at| {
         if tap {
             let _ = writeln!(io::stdout(), "{line}");
-        } else if progress && let Some(planned) = at.planned {
-            clear(true);
-            let _ = write!(io::stdout(), "{}/{planned} tests", at.done);
-            let _ = io::stdout().flush();
+        } else if progress {
+            show_progress("", at);
         }
     });
-    clear(progress);
+    clear_progress(progress);
     let results = results?;
-    let style = if on_terminal {
-        Style::Terminal
-    } else {
-        Style::Plain
-    };
     let mut text = String::new();
     match args.format {
-        Format::Table => results.write_table(&mut text, style, args.verbose)?,
+        Format::Table => results.write_table(&mut text, style(), args.verbose)?,
         Format::Json => text = format!("{:#}\n", results.to_json()),
         Format::Tap => text = results.tap_end(),
     }
-    print_all(&text)?;
-    Ok(if results.good() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok((text, results.good()))
+}
+
+/// Runs the suite on our controller and on QEMU's.
+fn compare(
+    args: &SelftestArgs,
+    selftest: &Selftest,
+    qemu: &Qemu,
+) -> anyhow::Result<(String, bool)> {
+    let progress = shows_progress(args);
+    let comparison = selftest::run_with_qemu(selftest, qemu, move |whose, at| {
+        if progress {
+            show_progress(whose, at);
+        }
+    });
+    clear_progress(progress);
+    let comparison = comparison?;
+    let mut text = String::new();
+    match args.format {
+        Format::Table => comparison.write_table(&mut text, style())?,
+        Format::Json => text = format!("{:#}\n", comparison.to_json()),
+        Format::Tap => text = comparison.to_tap(),
+    }
+    Ok((text, comparison.good()))
+}
+
+fn style() -> Style {
+    match io::stdout().is_terminal() {
+        true => Style::Terminal,
+        false => Style::Plain,
+    }
+}
+
+/// Whether somebody looks on.
+fn shows_progress(args: &SelftestArgs) -> bool {
+    args.format == Format::Table && io::stdout().is_terminal()
+}
+
+fn show_progress(whose: &str, at: Progress) {
+    if let Some(planned) = at.planned {
+        clear_progress(true);
+        let space = if whose.is_empty() { "" } else { " " };
+        let _ = write!(io::stdout(), "{whose}{space}{}/{planned} tests", at.done);
+        let _ = io::stdout().flush();
+    }
+}
+
+fn clear_progress(progress: bool) {
+    if progress {
+        let _ = write!(io::stdout(), "\r\x1b[K");
+    }
 }
 
 fn list(filter: &str) -> anyhow::Result<ExitCode> {

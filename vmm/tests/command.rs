@@ -4,7 +4,9 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use nvme_suite::tap::Report;
 use serde_json::Value;
@@ -96,6 +98,93 @@ fn what_cannot_be_is_refused_with_value_and_rule() {
     }
     assert!(refusal(&["selftest", "--filter", "a b"]).contains("--filter"));
     assert!(refusal(&["nonesuch"]).contains("nonesuch"));
+}
+
+#[test]
+fn a_peer_that_cannot_be_is_refused_by_name() {
+    let peer = |arguments: &[&str]| refusal(&[&["selftest", "--peer", "qemu"], arguments].concat());
+    let text = peer(&["--qemu", "no-such-qemu"]);
+    assert!(
+        text.contains("no-such-qemu") && text.contains("qemu-system-x86"),
+        "{text}"
+    );
+    let text = peer(&["--qemu", "sh"]);
+    assert!(text.contains("does not say that it is QEMU"), "{text}");
+    assert!(refusal(&["selftest", "--qemu", "sh"]).contains("--peer"));
+    let old = FakeQemu::new("echo QEMU emulator version 6.2.0");
+    let text = peer(&["--qemu", &old.program]);
+    assert!(
+        text.contains("QEMU 6.2.0") && text.contains("7.2.0 or later"),
+        "{text}"
+    );
+    let fine = FakeQemu::new("echo QEMU emulator version 7.2.22");
+    let text = peer(&["--qemu", &fine.program, "--nvme", "namespaces=300"]);
+    assert!(
+        text.contains("namespaces=300") && text.contains("256"),
+        "{text}"
+    );
+}
+
+/// A program that is run as QEMU.
+struct FakeQemu {
+    folder: tempfile::TempDir,
+    program: String,
+}
+
+impl FakeQemu {
+    fn new(script: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let program = folder.path().join("qemu");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a file");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).expect("executable");
+        Self {
+            program: program.to_str().expect("UTF-8").to_owned(),
+            folder,
+        }
+    }
+}
+
+/// Asks until it is so, for a minute at most.
+fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        match ask() {
+            Some(answer) => return answer,
+            None if start.elapsed() > Duration::from_secs(60) => panic!("{what} is not so"),
+            None => std::thread::park_timeout(Duration::from_millis(5)),
+        }
+    }
+}
+
+#[test]
+fn a_killed_ferrite_leaves_no_qemu_behind() {
+    if !have_kvm() {
+        return;
+    }
+    let fake = FakeQemu::new(
+        "[ \"$1\" = --version ] && exec echo QEMU emulator version 7.2.22\n\
+         echo $$ >\"$0.new\"; mv \"$0.new\" \"$0.pid\"; exec sleep 1000",
+    );
+    let mut ferrite = Command::new(env!("CARGO_BIN_EXE_ferrite"))
+        .args(["selftest", "--filter", "registers.cap_*"])
+        .args(["--peer", "qemu", "--qemu", &fake.program])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let pid = wait_for("QEMU runs", || {
+        std::fs::read_to_string(fake.folder.path().join("qemu.pid")).ok()
+    });
+    let qemu = Path::new("/proc").join(pid.trim());
+    assert!(qemu.exists());
+    ferrite.kill().expect("it is ours");
+    ferrite.wait().expect("it was killed");
+    // Gone, or a zombie that whoever inherits it has not buried yet.
+    wait_for("QEMU is gone", || {
+        let state = std::fs::read_to_string(qemu.join("stat")).unwrap_or_default();
+        (state.is_empty() || state.contains(") Z ")).then_some(())
+    });
 }
 
 #[test]

@@ -2,8 +2,10 @@
 //!
 //! [`run`] makes the machine and the controller, boots the embedded kernel, and reads what it
 //! prints ([`nvme_suite::tap`]); [`Results`] is what came of it, and `output` says it to people
-//! and programs.
+//! and programs. [`run_with_qemu`] runs the kernel a second time, on QEMU's nvme device, and
+//! [`Comparison`] is both beside each other.
 
+mod comparison;
 mod output;
 
 use std::{
@@ -22,8 +24,10 @@ use crate::{
     },
     nvme::{FunctionError, NvmeFunction, NvmePciIds, WaitPolicy, Workers, WorkersError},
     options::{Backend, NvmeOptions, OptionError, Size},
+    peer::{Qemu, QemuError, QemuGuest, QemuNvme},
 };
 
+pub use comparison::{Comparison, Row, Verdict, compare};
 pub use output::{Format, Style};
 
 /// The device number of the controller on PCI bus 0.
@@ -116,6 +120,9 @@ pub enum SelftestError {
     /// The machine could not be completed.
     #[error(transparent)]
     Run(RunError),
+    /// QEMU, to compare with.
+    #[error(transparent)]
+    Qemu(#[from] QemuError),
 }
 
 /// The guest's last words, to go with an error.
@@ -171,38 +178,44 @@ impl Results {
             End::Exit(GuestExit::Stopped) => return Some("the run was stopped".to_string()),
             End::Exit(GuestExit::Code(code)) => *code,
         };
-        if let Some(problem) = report.problems.first() {
+        account(report, code).or_else(|| {
+            let (passed, failed, skipped) = report.totals();
+            let nothing = passed == 0 && failed == 0;
+            nothing.then(|| format!("every test was skipped ({skipped}); none says anything"))
+        })
+    }
+}
+
+/// What is wrong with a guest's output and the exit code that goes with it, if they do not tell
+/// of one whole run.
+fn account(report: &Report, code: u32) -> Option<String> {
+    let said = || said(report);
+    if let Some(problem) = report.problems.first() {
+        return Some(format!(
+            "the guest's output is not that of one run: {problem}"
+        ));
+    }
+    let results = report.tests.len();
+    match report.planned {
+        None => return Some(format!("the guest planned no tests{}", said())),
+        Some(0) => return Some("the filter leaves no test; see --list".to_string()),
+        Some(planned) if planned != results => {
             return Some(format!(
-                "the guest's output is not that of one run: {problem}"
-            ));
-        }
-        let (passed, failed, skipped) = report.totals();
-        let results = report.tests.len();
-        match report.planned {
-            None => return Some(format!("the guest planned no tests{}", said())),
-            Some(0) => return Some("the filter leaves no test; see --list".to_string()),
-            Some(planned) if planned != results => {
-                return Some(format!(
-                    "{results} results for a plan of {planned} tests{}",
-                    said()
-                ));
-            }
-            Some(_) => {}
-        }
-        if passed == 0 && failed == 0 {
-            return Some(format!(
-                "every test was skipped ({skipped}); none says anything"
-            ));
-        }
-        if (failed == 0) != (code == GUEST_SUCCESS) {
-            return Some(format!(
-                "the guest's exit code {code} does not agree with {failed} failed tests \
-                 ({GUEST_SUCCESS} is for none){}",
+                "{results} results for a plan of {planned} tests{}",
                 said()
             ));
         }
-        None
+        Some(_) => {}
     }
+    let (_, failed, _) = report.totals();
+    if (failed == 0) != (code == GUEST_SUCCESS) {
+        return Some(format!(
+            "the guest's exit code {code} does not agree with {failed} failed tests \
+             ({GUEST_SUCCESS} is for none){}",
+            said()
+        ));
+    }
+    None
 }
 
 /// A pattern of the filter that picks no test.
@@ -322,6 +335,40 @@ pub fn run(
         results.end = End::Controller(panic.to_string());
     }
     Ok(results)
+}
+
+/// Runs the test kernel on our controller, and then on QEMU's nvme device with the same options.
+/// `on_test` is told of each result with whose it is and how far that run is.
+///
+/// # Errors
+/// Those of [`run`], and when QEMU cannot be started or be what the options say.
+pub fn run_with_qemu(
+    selftest: &Selftest,
+    qemu: &Qemu,
+    on_test: impl Fn(&'static str, Progress) + Clone + Send + 'static,
+) -> Result<Comparison, SelftestError> {
+    // What QEMU cannot be is said before anything runs.
+    let nvme = QemuNvme::from_options(&selftest.nvme, qemu.version).map_err(QemuError::Option)?;
+    let notes = nvme.notes.clone();
+    let guest = QemuGuest {
+        machine: QemuGuest::MICROVM,
+        memory: selftest.memory,
+        filter: selftest.filter.clone(),
+        nvme,
+        timeout: selftest.timeout,
+    };
+    let progress = on_test.clone();
+    let ferrite = run(selftest, move |_, at| progress("ferrite", at))?;
+    let run = guest.run(qemu, |report| {
+        on_test(
+            "qemu",
+            Progress {
+                done: report.tests.len(),
+                planned: report.planned,
+            },
+        );
+    })?;
+    Ok(Comparison::new(ferrite, qemu.clone(), run, notes))
 }
 
 /// Takes the guest's lines in, and gives them to `on_line` on a thread of their own: a reader who

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use nvme_suite::{Stop, tap::TestResult};
+use nvme_suite::{Found, Stop, tap::TestResult};
 use serde_json::{Value, json};
 
 use super::{End, Results};
@@ -33,7 +33,7 @@ pub enum Style {
 }
 
 impl Style {
-    const fn wrap(self, code: &'static str) -> (&'static str, &'static str) {
+    pub(super) const fn wrap(self, code: &'static str) -> (&'static str, &'static str) {
         match self {
             Self::Terminal => (code, "\x1b[0m"),
             Self::Plain => ("", ""),
@@ -41,9 +41,9 @@ impl Style {
     }
 }
 
-const RED: &str = "\x1b[31m";
-const GREEN: &str = "\x1b[32m";
-const BOLD: &str = "\x1b[1m";
+pub(super) const RED: &str = "\x1b[31m";
+pub(super) const GREEN: &str = "\x1b[32m";
+pub(super) const BOLD: &str = "\x1b[1m";
 
 /// The results of a group's tests.
 struct Group<'a> {
@@ -217,14 +217,7 @@ impl Results {
     /// Everything as one JSON object.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let found = &self.report.facts.found;
-        let (major, minor, tertiary) = found.version;
         let (passed, failed, skipped) = self.report.totals();
-        let namespaces: Vec<Value> = found
-            .namespaces
-            .iter()
-            .map(|ns| json!({ "nsid": ns.nsid, "blocks": ns.blocks, "lba_bytes": ns.block_bytes }))
-            .collect();
         let groups: Vec<Value> = groups(&self.report.tests)
             .iter()
             .map(|group| {
@@ -246,18 +239,7 @@ impl Results {
                 End::Exit(GuestExit::Code(code)) => Some(code),
                 _ => None,
             },
-            "controller": {
-                "model": found.model,
-                "serial": found.serial,
-                "firmware": found.firmware,
-                "version": format!("{major}.{minor}.{tertiary}"),
-                "submission_queues": found.submission_queues,
-                "completion_queues": found.completion_queues,
-                "queue_entries": found.queue_entries,
-                "vectors": found.vectors,
-                "max_transfer_bytes": found.max_transfer_bytes,
-                "namespaces": namespaces,
-            },
+            "controller": controller_json(&self.report.facts.found),
             "groups": groups,
             "tests": self.report.tests.iter().map(test_json).collect::<Vec<_>>(),
             "summary": { "passed": passed, "failed": failed, "skipped": skipped },
@@ -286,6 +268,28 @@ fn write_test(out: &mut dyn Write, style: Style, test: &TestResult) -> fmt::Resu
     }
 }
 
+/// What a controller is.
+pub(super) fn controller_json(found: &Found) -> Value {
+    let (major, minor, tertiary) = found.version;
+    let namespaces: Vec<Value> = found
+        .namespaces
+        .iter()
+        .map(|ns| json!({ "nsid": ns.nsid, "blocks": ns.blocks, "lba_bytes": ns.block_bytes }))
+        .collect();
+    json!({
+        "model": found.model,
+        "serial": found.serial,
+        "firmware": found.firmware,
+        "version": format!("{major}.{minor}.{tertiary}"),
+        "submission_queues": found.submission_queues,
+        "completion_queues": found.completion_queues,
+        "queue_entries": found.queue_entries,
+        "vectors": found.vectors,
+        "max_transfer_bytes": found.max_transfer_bytes,
+        "namespaces": namespaces,
+    })
+}
+
 fn test_json(test: &TestResult) -> Value {
     let (outcome, message) = match &test.outcome {
         Ok(()) => ("passed", None),
@@ -303,6 +307,6 @@ fn mebibytes(bytes: u64) -> String {
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
-fn seconds(time: Duration) -> String {
+pub(super) fn seconds(time: Duration) -> String {
     format!("{:.2} s", time.as_secs_f64())
 }

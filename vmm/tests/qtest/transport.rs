@@ -3,13 +3,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nvme_host::Transport;
 
-use crate::qtest::Qtest;
+use crate::socket::Qtest;
 
 const MEMORY: u64 = 256 << 20;
 /// Where MSI-X messages are written: a dword a vector.
@@ -96,8 +96,8 @@ mod tempdir {
 }
 
 impl QemuTransport {
-    /// Starts QEMU; `None` when it cannot be run.
-    pub(crate) fn start(options: &Options) -> Option<Self> {
+    /// Starts QEMU.
+    pub(crate) fn start(qemu: &Path, options: &Options) -> Self {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let shm = PathBuf::from("/dev/shm");
@@ -119,7 +119,6 @@ impl QemuTransport {
             .set_len(MEMORY)
             .expect("room for the machine's memory");
         std::fs::write(path("halt"), halting_firmware()).expect("a firmware image");
-        let qemu = std::env::var("FERRITE_QEMU").unwrap_or("qemu-system-x86_64".into());
         let mut command = Command::new(qemu);
         command
             .args(["-nodefaults", "-display", "none", "-accel", "tcg"])
@@ -142,7 +141,7 @@ impl QemuTransport {
             ))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(Stdio::inherit());
         for (nsid, block) in &options.namespaces {
             let image = path(&format!("image{nsid}"));
             File::create(&image)
@@ -150,32 +149,37 @@ impl QemuTransport {
                 .expect("an image");
             command
                 .arg("-drive")
-                .arg(format!("if=none,id=drive{nsid},format=raw,discard=unmap,file={image}"))
+                .arg(format!(
+                    "if=none,id=drive{nsid},format=raw,discard=unmap,file={image}"
+                ))
                 .arg("-device")
                 .arg(format!(
-                    "nvme-ns,drive=drive{nsid},bus=nvme0,nsid={nsid},logical_block_size={block},physical_block_size={block}"
+                    "nvme-ns,drive=drive{nsid},bus=nvme0,nsid={nsid},logical_block_size={block},\
+                     physical_block_size={block},uuid=00000000-0000-4000-8000-{nsid:012x}"
                 ));
         }
-        let child = command.spawn().ok()?;
-        let mut machine = Self::connect(child, folder, memory)?;
+        let child = command.spawn().expect("QEMU starts");
+        let mut machine = Self::connect(child, folder, memory);
         machine.set_up();
-        Some(machine)
+        machine
     }
 
-    fn connect(mut child: Child, folder: tempdir::Folder, memory: File) -> Option<Self> {
+    fn connect(mut child: Child, folder: tempdir::Folder, memory: File) -> Self {
         let socket = folder.path().join("qtest");
         let started = Instant::now();
         let qtest = loop {
             if let Ok(qtest) = Qtest::connect(&socket) {
                 break qtest;
             }
-            if child.try_wait().ok()?.is_some() || started.elapsed() > Duration::from_secs(20) {
-                let _ = child.kill();
-                return None;
+            let ended = child.try_wait().expect("it is ours");
+            assert_eq!(ended, None, "QEMU ended");
+            if started.elapsed() > Duration::from_secs(20) {
+                child.kill().expect("it is ours");
+                panic!("QEMU opens no socket");
             }
             std::thread::yield_now();
         };
-        Some(Self {
+        Self {
             qtest,
             child,
             _folder: folder,
@@ -187,7 +191,7 @@ impl QemuTransport {
             table: 0,
             pending: 0,
             counts: Vec::new(),
-        })
+        }
     }
 
     /// Gives the function its BAR, switches it on, and aims its MSI-X messages at memory.
