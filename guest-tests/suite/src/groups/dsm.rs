@@ -307,7 +307,8 @@ fn list_in_two_places(env: &mut Env<'_>, ns: Namespace, first: Buffer, second: B
         env.nvme.copy_to(second, end);
         let cqe = env.io_exec(Sqe {
             prp1: first.address,
-            prp2: second.address,
+            // Reserved unless the list reaches it.
+            prp2: if end.is_empty() { 0 } else { second.address },
             ..command::dsm(ns.nsid, 2, DEALLOCATE)
         })?;
         let what = alloc::format!("a list at {:#x} and {:#x}", first.address, second.address);

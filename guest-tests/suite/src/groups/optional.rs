@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use nvme_host::command;
+use nvme_host::{Buffer, command};
 use nvme_spec::identify::IdentifyNamespace;
-use nvme_spec::{Cns, NSID_BROADCAST, Sqe, Status};
+use nvme_spec::{Cns, Cqe, NSID_BROADCAST, Sqe, Status};
 
 use crate::env::IO;
 use crate::{Env, Namespace, Outcome, check};
@@ -21,6 +21,16 @@ pub(super) fn offered(env: &mut Env<'_>, oncs: u16, name: &str) -> Outcome<Names
     let ns = env.ns()?;
     env.io()?;
     Ok(ns)
+}
+
+/// Issues a command with PRPs for `data`, if its opcode says that it moves data; its PRPs are
+/// reserved otherwise (Base 4.1.1).
+fn exec(env: &mut Env<'_>, sqe: Sqe, data: Buffer) -> Outcome<Cqe> {
+    const DIRECTION: u8 = 0b11;
+    Ok(match sqe.opcode & DIRECTION {
+        0 => env.nvme.exec(IO, sqe)?,
+        _ => env.nvme.exec_data(IO, sqe, data)?,
+    })
 }
 
 /// Checks that a command of one block is refused with every namespace identifier that is not an
@@ -43,7 +53,7 @@ pub(super) fn refuses_nsids(
     cases.extend(env.inactive_nsid().map(|nsid| (nsid, inactive)));
     let buffer = env.nvme.alloc(ns.block_bytes)?;
     for (nsid, allowed) in cases {
-        let cqe = env.nvme.exec_data(IO, make(nsid), buffer)?;
+        let cqe = exec(env, make(nsid), buffer)?;
         let what = alloc::format!("NSID {nsid:#x}");
         check::one_of(&what, cqe, allowed)?;
     }
@@ -73,7 +83,7 @@ pub(super) fn refuses_ranges(
     let buffer = env.nvme.alloc(2 * ns.block_bytes)?;
     for (slba, nlb_z) in cases {
         let data = buffer.slice(0, (u64::from(nlb_z) + 1) * ns.block_bytes);
-        let cqe = env.nvme.exec_data(IO, make(slba, nlb_z), data)?;
+        let cqe = exec(env, make(slba, nlb_z), data)?;
         let what = alloc::format!("SLBA {slba:#x} NLB {nlb_z}");
         check::status(&what, cqe, Status::LBA_OUT_OF_RANGE)?;
     }
