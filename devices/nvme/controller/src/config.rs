@@ -6,6 +6,8 @@ use nvme_spec::registers::Vs;
 use storage::BlockDevice;
 use thiserror::Error;
 
+use crate::signals::Lint;
+
 /// The smallest and largest logical block, in bytes.
 pub const LBA_BYTES: std::ops::RangeInclusive<u32> = 512..=64 * 1024;
 /// The memory page size that MDTS counts in, CAP.MPSMIN, in bytes.
@@ -53,6 +55,8 @@ pub struct ControllerConfig {
     pub shards: u16,
     /// The namespaces, NSID 1 first.
     pub namespaces: Vec<NamespaceConfig>,
+    /// Check the host, and report here what it does wrong ([`lint`](crate::lint)).
+    pub lint: Option<Arc<dyn Lint>>,
 }
 
 /// Whether Identify reports a volatile write cache.
@@ -90,6 +94,7 @@ impl Default for ControllerConfig {
             cache: CacheMode::None,
             shards: 1,
             namespaces: Vec::new(),
+            lint: None,
         }
     }
 }
@@ -107,6 +112,7 @@ impl fmt::Debug for ControllerConfig {
             .field("cache", &self.cache)
             .field("shards", &self.shards)
             .field("namespaces", &self.namespaces.len())
+            .field("lint", &self.lint.is_some())
             .finish_non_exhaustive()
     }
 }

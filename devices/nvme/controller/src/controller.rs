@@ -14,6 +14,7 @@ use crate::{
     doorbell::Doorbells,
     error_log::ErrorLog,
     lifecycle::{Event, Lifecycle},
+    lint::{Counts, Linter},
     mailbox::Mailboxes,
     namespace::Namespace,
     registers::{self, Registers, Target},
@@ -69,6 +70,7 @@ impl Controller {
             error_log: Mutex::new(ErrorLog::new()),
             stats: (0..config.shards).map(|_| ShardStats::default()).collect(),
             interrupt,
+            lint: config.lint.clone().map(|sink| Box::new(Linter::new(sink))),
             config,
         });
         let shards = (0..shared.config.shards)
@@ -93,6 +95,9 @@ impl Controller {
     /// reserved bytes and doorbells read 0.
     pub fn bar_read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
+        if let Some(lint) = &self.shared.lint {
+            lint.read(&self.shared, offset, data.len());
+        }
         if offset >= DOORBELL_BASE {
             return;
         }
@@ -117,7 +122,11 @@ impl Controller {
                     .ring(qid, side, u32::from_le_bytes([a, b, c, d]));
             }
             (Target::Register { register, half }, _) => self.shared.write(register, half, data),
-            _ => {}
+            _ => {
+                if let Some(lint) = &self.shared.lint {
+                    lint.odd_write(offset, data.len());
+                }
+            }
         }
     }
 
@@ -164,6 +173,12 @@ impl Controller {
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats::sum(&self.shared.stats)
+    }
+
+    /// How often the host broke each rule; `None` unless it is checked.
+    #[must_use]
+    pub fn lint_counts(&self) -> Option<Counts> {
+        self.shared.lint.as_ref().map(|lint| lint.counts())
     }
 
     /// The lifecycle state now.

@@ -20,6 +20,8 @@
 //! it (commands, features, log pages, Identify) is in one table (`table`), from which dispatch and
 //! Identify derive.
 //!
+//! What a host does wrong is reported by rule when the configuration asks for it ([`lint`]).
+//!
 //! Left out so far: SGLs, metadata, shadow doorbells, weighted round robin, atomic units above a
 //! block; docs/conformance.md has the list.
 
@@ -35,6 +37,7 @@ mod ids;
 mod interrupts;
 mod io;
 pub mod lifecycle;
+pub mod lint;
 mod mailbox;
 mod namespace;
 mod park;
@@ -55,6 +58,6 @@ mod work;
 pub use config::{CacheMode, ConfigError, ControllerConfig, NamespaceConfig};
 pub use controller::{Controller, SetupError};
 pub use shard::Shard;
-pub use signals::{Interrupt, Wake};
+pub use signals::{Interrupt, Lint, Wake};
 pub use stats::Stats;
 pub use work::Progress;

@@ -174,6 +174,16 @@ pub(crate) fn decode(offset: u64, bytes: usize) -> Target {
     Target::Nothing
 }
 
+/// The bits of a writable register that are reserved.
+pub(crate) fn reserved_bits(register: Register) -> u64 {
+    match register {
+        Register::Cc => u64::from(!CC_WRITABLE),
+        Register::Aqa => u64::from(!AQA_WRITABLE),
+        Register::Asq | Register::Acq => !ADMIN_QUEUE_BASE_MASK,
+        _ => 0,
+    }
+}
+
 /// A 64-bit register after `data` was written to it or to one of its halves.
 pub(crate) fn merge(old: u64, half: Option<Half>, data: &[u8]) -> u64 {
     let mut bytes = old.to_le_bytes();

@@ -131,6 +131,12 @@ impl Rings {
         Ok(Some((sq.copy(most, batch, work.memory)?, is_admin)))
     }
 
+    /// A queue's identifier and the slot that it is fetched from next.
+    pub(crate) fn place(&self, index: usize) -> Option<(u16, u32)> {
+        let sq = self.sqs.get(index)?.as_ref()?;
+        Some((sq.qid, u32::from(sq.head())))
+    }
+
     /// Moves a queue's head past commands that were copied and will be executed.
     pub(crate) fn take(&mut self, index: usize, count: usize) {
         if let Some(Some(sq)) = self.sqs.get_mut(index) {
@@ -222,6 +228,9 @@ impl Rings {
             permit.forget();
             return Ok(());
         };
+        if let Some(lint) = &work.shared.lint {
+            lint.completing(work.memory, sq.qid, cq.qid, cid);
+        }
         cq.post(permit, cqe, work.memory)?;
         if let Some(vector) = cq.vector {
             interrupts.raise(vector, cq.qid == 0);

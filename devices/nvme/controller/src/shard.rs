@@ -103,6 +103,9 @@ impl Shard {
             return Progress::default();
         };
         stats.polls.add(1);
+        if let Some(lint) = &shared.lint {
+            lint.poll(now_ns);
+        }
         let mapped = shared.memory.memory();
         if !std::ptr::eq(&raw const *mapped, Arc::as_ptr(&self.memory)) {
             self.memory = mapped.into_inner();
@@ -271,6 +274,9 @@ impl Lane {
         }
         work.spent = work.spent.saturating_add(cost);
         // The rest stays in the queue: SQHD tells the host only of what was taken.
+        if let (Some(lint), Some((sqid, first))) = (&work.shared.lint, self.rings.place(index)) {
+            lint.fetched(sqid, first, self.batch.get(..count).unwrap_or_default());
+        }
         self.rings.take(index, count);
         for at in 0..count {
             let Some(sqe) = self.batch.get(at).copied() else {

@@ -14,6 +14,7 @@ use crate::{
     error_log::ErrorLog,
     ids::{Epoch, ShardId},
     lifecycle::{Event, Lifecycle},
+    lint::Linter,
     mailbox::{Mailboxes, Message},
     namespace::Namespace,
     queue::QueueFault,
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) error_log: Mutex<ErrorLog>,
     pub(crate) stats: Vec<ShardStats>,
     pub(crate) interrupt: Arc<dyn Interrupt>,
+    /// Checks the host; `None` unless the configuration asks for it.
+    pub(crate) lint: Option<Box<Linter>>,
 }
 
 impl Shared {
@@ -60,6 +63,9 @@ impl Shared {
 
     pub(crate) fn write(&self, register: Register, half: Option<registers::Half>, data: &[u8]) {
         let mut registers = lock(&self.registers);
+        if let Some(lint) = &self.lint {
+            lint.written(self, &registers, register, half, data);
+        }
         let value = registers::merge(0, Some(registers::Half::Low), data);
         let value = u32::try_from(value).unwrap_or_default();
         // The admin queue's place is changed only while the controller is disabled (Base 3.1.4.8).
@@ -87,6 +93,10 @@ impl Shared {
     }
 
     pub(crate) fn ring(&self, qid: u16, side: Side, value: u32) {
+        if let Some(lint) = &self.lint {
+            // First, for from the store on the shard may fetch.
+            lint.rung(self, qid, side, value);
+        }
         match self.doorbells.ring(qid, side, value) {
             Some(shard) => self.mailboxes.ring(shard),
             None => self.fault(FAULT_DOORBELL_REGISTER),
@@ -182,6 +192,11 @@ impl Shared {
         const WARNINGS: u32 = 16;
         self.warnings.load(Ordering::Relaxed) < WARNINGS
             && self.warnings.fetch_add(1, Ordering::Relaxed) < WARNINGS
+    }
+
+    /// Bytes of a memory page (CC.MPS).
+    pub(crate) fn page_bytes(&self) -> u64 {
+        self.settings.page_bytes.load(Ordering::Relaxed)
     }
 
     /// The namespace that a command names.

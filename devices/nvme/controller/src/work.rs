@@ -1,6 +1,6 @@
 //! What one poll works with, and what it has done.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use storage::GuestRam;
 
@@ -36,6 +36,6 @@ pub(crate) struct Work<'a> {
 impl Work<'_> {
     /// Bytes of a memory page (CC.MPS).
     pub(crate) fn page_bytes(&self) -> u64 {
-        self.shared.settings.page_bytes.load(Ordering::Relaxed)
+        self.shared.page_bytes()
     }
 }

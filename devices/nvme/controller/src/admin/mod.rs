@@ -22,6 +22,7 @@ use crate::{
     config::{ControllerConfig, MIN_PAGE_BYTES},
     doorbell::Side,
     ids::{AdminTicket, Epoch},
+    lint::Kind,
     mailbox::{Answer, Message},
     prp,
     queue::{CompletionQueue, SubmissionQueue},
@@ -166,6 +167,11 @@ impl Admin {
             .store(page_bytes, Ordering::Relaxed);
         // What was rung while no queue was there belongs to no life of the controller.
         shared.faults.store(0, Ordering::Relaxed);
+        if let Some(lint) = &shared.lint {
+            lint.enabled();
+            lint.created(memory, Kind::Submission, 0, asq, sq_entries);
+            lint.created(memory, Kind::Completion, 0, acq, cq_entries);
+        }
         shared.doorbells.open(0, Side::SqTail, 0);
         shared.doorbells.open(0, Side::CqHead, 0);
         Ok((
@@ -179,6 +185,9 @@ impl Admin {
         shared.doorbells.close(0, Side::SqTail);
         shared.doorbells.close(0, Side::CqHead);
         self.queues.close_all(&shared.doorbells);
+        if let Some(lint) = &shared.lint {
+            lint.reset();
+        }
         shared.settings.reset();
         self.features = Features::new(&shared.config);
         self.events = Events::default();
@@ -304,11 +313,11 @@ impl Admin {
         let waiting = self.waiting.get_mut(usize::from(ticket))?.take()?;
         let dw0 = match (waiting.what, answer) {
             (Wait::DeleteSq { qid }, _) => {
-                self.queues.sq_deleted(&shared.doorbells, qid);
+                self.queues.sq_deleted(shared, qid);
                 0
             }
             (Wait::DeleteCq { qid }, _) => {
-                self.queues.cq_deleted(&shared.doorbells, qid);
+                self.queues.cq_deleted(shared, qid);
                 0
             }
             (Wait::Abort, Answer::Aborted) => 0,

@@ -14,6 +14,7 @@ use super::{Admin, AdminContext, Handled, Outcome, Wait};
 use crate::{
     doorbell::{Doorbells, Side},
     ids::ShardId,
+    lint::Kind,
     mailbox::Message,
     queue::{CompletionQueue, SubmissionQueue},
     shared::Shared,
@@ -61,25 +62,31 @@ impl Queues {
     }
 
     /// A submission queue is gone.
-    pub(super) fn sq_deleted(&mut self, doorbells: &Doorbells, qid: u16) {
+    pub(super) fn sq_deleted(&mut self, shared: &Shared, qid: u16) {
         let Some(entry) = self.sqs.get_mut(usize::from(qid)).and_then(Option::take) else {
             return;
         };
-        doorbells.close(qid, Side::SqTail);
+        shared.doorbells.close(qid, Side::SqTail);
+        if let Some(lint) = &shared.lint {
+            lint.deleted(Kind::Submission, qid);
+        }
         if let Some(Some(cq)) = self.cqs.get_mut(usize::from(entry.cqid)) {
             cq.bound = cq.bound.saturating_sub(1);
         }
     }
 
     /// A completion queue is gone.
-    pub(super) fn cq_deleted(&mut self, doorbells: &Doorbells, qid: u16) {
+    pub(super) fn cq_deleted(&mut self, shared: &Shared, qid: u16) {
         if self
             .cqs
             .get_mut(usize::from(qid))
             .and_then(Option::take)
             .is_some()
         {
-            doorbells.close(qid, Side::CqHead);
+            shared.doorbells.close(qid, Side::CqHead);
+            if let Some(lint) = &shared.lint {
+                lint.deleted(Kind::Completion, qid);
+            }
         }
     }
 
@@ -121,7 +128,13 @@ fn entries(cx: &AdminContext<'_>, cdw10: QueueCdw10) -> Result<u32, Status> {
 }
 
 /// Checks where a create command wants its queue.
-fn place(cx: &AdminContext<'_>, pc: bool, prp1: u64, bytes: u64) -> Result<(), Status> {
+fn place(
+    cx: &AdminContext<'_>,
+    pc: bool,
+    (kind, qid): (Kind, u16),
+    prp1: u64,
+    entries: u32,
+) -> Result<(), Status> {
     // CAP.CQR: queues are physically contiguous.
     if !pc {
         return Err(Status::INVALID_FIELD.dnr());
@@ -130,7 +143,14 @@ fn place(cx: &AdminContext<'_>, pc: bool, prp1: u64, bytes: u64) -> Result<(), S
     if !prp1.is_multiple_of(page_bytes) {
         return Err(Status::INVALID_PRP_OFFSET.dnr());
     }
+    let bytes = match kind {
+        Kind::Submission => sq_bytes(entries),
+        Kind::Completion => cq_bytes(entries),
+    };
     if !is_memory(cx.memory, prp1, bytes) {
+        if let Some(lint) = &cx.shared.lint {
+            lint.nowhere(kind, qid, prp1, entries);
+        }
         return Err(Status::INVALID_FIELD.dnr());
     }
     Ok(())
@@ -151,7 +171,7 @@ impl Admin {
         if cdw11.iv() >= cx.shared.config.vectors {
             return Err(Status::INVALID_INTERRUPT_VECTOR.dnr());
         }
-        place(cx, cdw11.pc(), sqe.prp1, cq_bytes(entries))?;
+        place(cx, cdw11.pc(), (Kind::Completion, qid), sqe.prp1, entries)?;
         let vector = cdw11.ien().then_some(cdw11.iv());
         let queue = CompletionQueue::new(qid, sqe.prp1, entries, vector);
         let shard = cx.shared.shard_of_cq(qid);
@@ -160,6 +180,9 @@ impl Admin {
                 bound: 0,
                 deleting: false,
             });
+        }
+        if let Some(lint) = &cx.shared.lint {
+            lint.created(cx.memory, Kind::Completion, qid, sqe.prp1, entries);
         }
         cx.shared.doorbells.open(qid, Side::CqHead, shard);
         cx.shared.mailboxes.post(
@@ -189,7 +212,7 @@ impl Admin {
         if lock(&cx.shared.registers).cc.iosqes() != SQE_LOG2 {
             return Err(Status::INVALID_QUEUE_SIZE.dnr());
         }
-        place(cx, cdw11.pc(), sqe.prp1, sq_bytes(entries))?;
+        place(cx, cdw11.pc(), (Kind::Submission, qid), sqe.prp1, entries)?;
         let queue = SubmissionQueue::new(qid, sqe.prp1, entries, cqid);
         let shard = cx.shared.shard_of_cq(cqid);
         if let Some(slot) = self.queues.sqs.get_mut(usize::from(qid)) {
@@ -200,6 +223,9 @@ impl Admin {
         }
         if let Some(Some(cq)) = self.queues.cqs.get_mut(usize::from(cqid)) {
             cq.bound += 1;
+        }
+        if let Some(lint) = &cx.shared.lint {
+            lint.created(cx.memory, Kind::Submission, qid, sqe.prp1, entries);
         }
         cx.shared.doorbells.open(qid, Side::SqTail, shard);
         cx.shared.mailboxes.post(

@@ -155,6 +155,9 @@ impl Lane {
                 work.shared.step(&mut registers, Event::Enabled);
             }
             Err(reason) => {
+                if let Some(lint) = &work.shared.lint {
+                    lint.not_enabled(&registers, reason);
+                }
                 work.shared.step(&mut registers, Event::EnableFailed);
                 drop(registers);
                 if work.shared.may_warn() {
