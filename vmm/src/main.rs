@@ -14,6 +14,7 @@ use ferrite::{
     peer::{Qemu, QemuNvme},
     selftest::{self, Format, Progress, Selftest, Style},
 };
+use nvme::lint::{Rule, RuleInfo};
 
 /// An emulated NVMe controller inside a small KVM virtual machine monitor.
 #[derive(Parser)]
@@ -27,6 +28,8 @@ struct Cli {
 enum Command {
     /// Boot the built-in test kernel on KVM and run the conformance suite on the controller.
     Selftest(SelftestArgs),
+    /// List the rules that `lint=on` holds a driver to.
+    LintRules,
 }
 
 #[derive(Args)]
@@ -82,12 +85,13 @@ fn main() -> ExitCode {
         .with_writer(io::stderr)
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("FERRITE_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error")),
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,lint=info")),
         )
         .init();
     let Cli { command } = Cli::parse();
     let result = match command {
         Command::Selftest(args) => selftest(&args),
+        Command::LintRules => lint_rules(),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "ferrite: {error:#}");
@@ -218,6 +222,22 @@ fn list(filter: &str) -> anyhow::Result<ExitCode> {
             test.rule,
             test.section
         );
+    }
+    print_all(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lint_rules() -> anyhow::Result<ExitCode> {
+    let mut text = String::new();
+    for rule in Rule::ALL {
+        let RuleInfo {
+            id,
+            severity,
+            what,
+            why,
+            section,
+        } = rule.info();
+        text += &format!("{id} ({severity}, {section})\n    {what}\n    {why}\n");
     }
     print_all(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -24,6 +24,7 @@ fn results(output: &str, end: End) -> Results {
         exits: ExitCounts::default(),
         unclaimed: (0, 0),
         stats: nvme::Stats::default(),
+        lint: None,
         guest_time: Duration::ZERO,
         total_time: Duration::ZERO,
     }

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use nvme::{
-    CacheMode, ControllerConfig, NamespaceConfig,
+    CacheMode, ControllerConfig, Lint, NamespaceConfig,
     config::{MAX_IO_QUEUES, MAX_NAMESPACES, MAX_SHARDS, MAX_VECTORS},
+    lint::LintLog,
 };
 use nvme_spec::registers::Vs;
 use storage::{BlockDevice, null::Null, ram::Ram};
@@ -67,6 +68,8 @@ pub struct NvmeOptions {
     pub serial: String,
     /// Model Number.
     pub model: String,
+    /// The host is checked, and what it does wrong reported.
+    pub lint: bool,
 }
 
 impl Default for NvmeOptions {
@@ -90,6 +93,7 @@ impl Default for NvmeOptions {
             version: config.version,
             serial: config.serial,
             model: config.model,
+            lint: false,
         }
     }
 }
@@ -130,7 +134,7 @@ const NAMESPACE_KEYS: [Key<NamespaceOptions>; 3] = [
 ];
 
 /// Keys of the controller.
-const CONTROLLER_KEYS: [Key<NvmeOptions>; 11] = [
+const CONTROLLER_KEYS: [Key<NvmeOptions>; 12] = [
     Key {
         name: "namespaces",
         form: "N",
@@ -217,6 +221,19 @@ const CONTROLLER_KEYS: [Key<NvmeOptions>; 11] = [
         help: "Model Number, at most 40 characters",
         set: |o, text| {
             o.model = text.to_string();
+            Ok(())
+        },
+    },
+    Key {
+        name: "lint",
+        form: "on|off",
+        help: "report what the driver does wrong, by rule; `ferrite lint-rules` lists them [off]",
+        set: |o, text| {
+            o.lint = match text {
+                "on" => true,
+                "off" => false,
+                _ => return Err("give on or off".to_string()),
+            };
             Ok(())
         },
     },
@@ -368,6 +385,7 @@ impl NvmeOptions {
             cache: self.cache,
             shards: self.workers,
             namespaces,
+            lint: self.lint.then(|| LintLog::new() as Arc<dyn Lint>),
             ..ControllerConfig::default()
         })
     }
@@ -445,7 +463,7 @@ mod tests {
     fn values_arrive_in_the_configuration() {
         let config = built(
             "size=8M,lba=4K,namespaces=3,ns2.lba=64K,ns3.backend=null,queues=8,depth=128,\
-             mdts=1M,workers=2,cache=volatile,serial=A1,model=M",
+             mdts=1M,workers=2,cache=volatile,serial=A1,model=M,lint=on",
         )
         .expect("valid");
         let lbas: Vec<u32> = config.namespaces.iter().map(|ns| ns.lba_bytes).collect();
@@ -461,6 +479,8 @@ mod tests {
         );
         assert_eq!((config.mdts_bytes, config.shards), (1 << 20, 2));
         assert_eq!(config.cache, CacheMode::Volatile);
+        assert!(config.lint.is_some());
+        assert!(built("lint=on,lint=off").expect("valid").lint.is_none());
         assert_eq!((config.serial.as_str(), config.model.as_str()), ("A1", "M"));
     }
 
@@ -485,6 +505,7 @@ mod tests {
             ("workers=0", "workers", "1 to 64"),
             ("poll=-1", "poll", "0 to 1000000"),
             ("cache=yes", "cache", "none or volatile"),
+            ("lint=1", "lint", "on or off"),
             ("version=3", "version", "1.4"),
             ("version=2.1", "version", "use version=1.4"),
             ("serial=", "serial", "1 to 20"),

@@ -69,6 +69,7 @@ impl QemuNvme {
             version: asked,
             serial,
             model,
+            lint,
         } = options;
         let refuse = |key: &str, value: String, reason: String| {
             Err(OptionError {
@@ -108,6 +109,9 @@ impl QemuNvme {
         }
         if *asked != Vs::V1_4 {
             notes.push("version: QEMU always reports 1.4".to_string());
+        }
+        if *lint {
+            notes.push("lint: QEMU does not check its driver".to_string());
         }
         if *model != defaults.model {
             notes.push("model: QEMU has its own".to_string());

@@ -6,6 +6,7 @@
 //! [`Comparison`] is both beside each other.
 
 mod comparison;
+mod lint;
 mod output;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::nvme::Stats;
+use ::nvme::{Lint, Stats};
 use nvme_suite::{Filter, tap::Report};
 use thiserror::Error;
 
@@ -26,8 +27,10 @@ use crate::{
     options::{Backend, NvmeOptions, OptionError, Size},
     peer::{Qemu, QemuError, QemuGuest, QemuNvme},
 };
+use lint::Collector;
 
 pub use comparison::{Comparison, Row, Verdict, compare};
+pub use lint::{Finding, Findings};
 pub use output::{Format, Style};
 
 /// The device number of the controller on PCI bus 0.
@@ -67,6 +70,8 @@ pub struct Results {
     pub unclaimed: (u64, u64),
     /// What the controller did.
     pub stats: Stats,
+    /// What the guest's driver did wrong; `None` unless it was asked for (`lint=on`).
+    pub lint: Option<Findings>,
     /// How long the guest ran.
     pub guest_time: Duration,
     /// How long everything took.
@@ -274,9 +279,13 @@ pub fn run(
         }
         .into());
     }
-    let config = selftest.nvme.build()?;
+    let mut config = selftest.nvme.build()?;
+    let collector = config.lint.is_some().then(Collector::new);
+    config.lint = collector
+        .clone()
+        .map(|collector| collector as Arc<dyn Lint>);
     let report = Arc::new(Mutex::new(Report::default()));
-    let (feed, printer) = reader(report.clone(), on_line);
+    let (feed, printer) = reader(report.clone(), collector.clone(), on_line);
     let sink = Lines::new(feed);
     let mut machine = Machine::new(MachineConfig {
         memory: selftest.memory,
@@ -311,6 +320,7 @@ pub fn run(
         exits: ExitCounts::default(),
         unclaimed: (0, 0),
         stats: controller.stats(),
+        lint: collector.map(|collector| collector.findings(controller.lint_counts())),
         guest_time: start.elapsed(),
         total_time: start.elapsed(),
     };
@@ -375,6 +385,7 @@ pub fn run_with_qemu(
 /// stalls must not stall the CPU that prints.
 fn reader(
     report: Arc<Mutex<Report>>,
+    collector: Option<Arc<Collector>>,
     mut on_line: impl FnMut(&str, Progress) + Send + 'static,
 ) -> (impl FnMut(&str) + Send, JoinHandle<()>) {
     let (sender, lines) = mpsc::channel::<(String, Progress)>();
@@ -385,7 +396,11 @@ fn reader(
     });
     let feed = move |line: &str| {
         let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = report.tests.len();
         report.feed(line);
+        if let (Some(collector), Some(test)) = (&collector, report.tests.get(before)) {
+            collector.test_ended(&test.name);
+        }
         let progress = Progress {
             done: report.tests.len(),
             planned: report.planned,

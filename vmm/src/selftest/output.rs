@@ -8,7 +8,7 @@ use std::{
 use nvme_suite::{Found, Stop, tap::TestResult};
 use serde_json::{Value, json};
 
-use super::{End, Results};
+use super::{End, Findings, Results};
 use crate::{machine::GuestExit, options::Size};
 
 /// A form of output.
@@ -123,6 +123,9 @@ impl Results {
             }
         }
         self.write_figures(out)?;
+        if let Some(findings) = &self.lint {
+            findings.write_table(out, verbose)?;
+        }
         if let Some(trouble) = self.trouble() {
             let (red, off) = style.wrap(RED);
             writeln!(out, "\n{red}{trouble}{off}")?;
@@ -206,11 +209,12 @@ impl Results {
     /// What is to follow the guest's own lines, so that TAP says all.
     #[must_use]
     pub fn tap_end(&self) -> String {
+        let lint = self.lint.as_ref().map(Findings::to_tap).unwrap_or_default();
         let Some(trouble) = self.trouble().filter(|_| self.report.bail_out.is_none()) else {
-            return String::new();
+            return lint;
         };
         let mut lines = trouble.lines();
-        let first = format!("Bail out! {}\n", lines.next().unwrap_or_default());
+        let first = format!("{lint}Bail out! {}\n", lines.next().unwrap_or_default());
         lines.fold(first, |text, line| text + "# " + line + "\n")
     }
 
@@ -251,6 +255,7 @@ impl Results {
                 "bytes_read": self.stats.bytes_read,
             },
             "vm_exits": exits,
+            "lint": self.lint.as_ref().map(Findings::to_json),
             "seconds": { "total": self.total_time.as_secs_f64(), "guest": self.guest_time.as_secs_f64() },
         })
     }
