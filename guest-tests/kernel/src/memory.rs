@@ -18,6 +18,8 @@ static HEAP: LockedHeap = LockedHeap::empty();
 const MIB: u64 = 1 << 20;
 /// Above are devices, mapped uncached (ring0.s).
 const RAM_LIMIT: u64 = 3 << 30;
+/// Where they end.
+const DEVICES_END: u64 = 4 << 30;
 
 unsafe extern "C" {
     #[link_name = "image_start"]
@@ -31,7 +33,8 @@ unsafe extern "C" {
 pub struct Memory {
     /// Bytes of RAM in all.
     pub ram: u64,
-    /// First address above all RAM.
+    /// First address above all that the map names (what is reserved may be memory too) and above
+    /// devices and firmware, which are below 4 GiB.
     pub end: u64,
     /// Bytes given to the Rust heap.
     pub heap: u64,
@@ -62,9 +65,10 @@ pub(crate) unsafe fn init(info: &StartInfo, info_address: u64) -> Option<(Memory
     unsafe { HEAP.lock().init(start as *mut u8, heap as usize) };
     let memory = Memory {
         ram: ram().map(|entry| entry.bytes).sum(),
-        end: ram()
+        end: info
+            .memory_map()
             .map(|entry| entry.address.saturating_add(entry.bytes))
-            .max()?,
+            .fold(DEVICES_END, u64::max),
         heap,
     };
     Some((
