@@ -158,6 +158,39 @@ fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 #[test]
+fn a_qemu_that_ends_too_early_fails_the_run_with_its_words() {
+    if !have_kvm() {
+        return;
+    }
+    let version = "[ \"$1\" = --version ] && exec echo QEMU emulator version 7.2.22\n";
+    let arguments = ["selftest", "--filter", "registers.cap_*", "--peer", "qemu"];
+    // Half of its tests, and then no more.
+    let half = FakeQemu::new(&format!(
+        "{version}echo TAP version 13; echo 1..4\n\
+         echo 'ok 1 - registers.cap_limits_are_possible (9 us)'; echo out of steam >&2; exit 3"
+    ));
+    let text = stdout(&[&arguments[..], &["--qemu", &half.program]].concat(), 1);
+    for words in [
+        "no result came from QEMU",
+        "on QEMU 1 results for a plan of 4 tests",
+        "out of steam",
+        "3 unexplained",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    // Nothing at all.
+    let none = FakeQemu::new(&format!("{version}echo no such device >&2; exit 1"));
+    let text = refusal(&[&arguments[..], &["--qemu", &none.program]].concat());
+    for words in [
+        "before the guest said anything",
+        "no such device",
+        "nvme-ns",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+#[test]
 fn a_killed_ferrite_leaves_no_qemu_behind() {
     if !have_kvm() {
         return;

@@ -200,6 +200,11 @@ fn tap_and_json_tell_both_columns() {
     let tap = peer(&[&filter[..], &["--format", "tap"]].concat());
     let report = Report::parse(&tap);
     assert!(report.good(), "{tap}");
+    // Neither is of the version that has it.
+    assert!(
+        tap.contains("registers.crms_matches_version # SKIP version 1.4"),
+        "{tap}"
+    );
     assert!(
         tap.contains("  qemu: skipped\n  qemu_message: \"ONCS"),
         "{tap}"

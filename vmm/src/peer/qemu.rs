@@ -1,7 +1,6 @@
 //! Which QEMU there is.
 
 use std::{
-    ffi::OsStr,
     fmt, io,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
@@ -170,12 +169,6 @@ impl Qemu {
     #[must_use]
     pub const fn is_missing(error: &QemuError) -> bool {
         matches!(error, QemuError::Missing(_))
-    }
-
-    /// The program's name as it was given.
-    #[must_use]
-    pub fn name(&self) -> &OsStr {
-        self.program.as_os_str()
     }
 }
 

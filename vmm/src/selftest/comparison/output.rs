@@ -78,13 +78,19 @@ impl Comparison {
     }
 
     /// A test point for each test: `ok` unless our controller fails it or it differs and nobody
-    /// knows why.
+    /// knows why; skipped if both skip it.
     #[must_use]
     pub fn to_tap(&self) -> String {
         let mut text = format!("TAP version 13\n1..{}\n", self.rows.len());
         for (number, row) in (1..).zip(&self.rows) {
             let not = if row.good() { "" } else { "not " };
-            text += &format!("{not}ok {number} - {}\n", row.name);
+            let skip = match (&row.ferrite, &row.qemu) {
+                (Some(Err(Stop::Skipped(reason))), Some(Err(Stop::Skipped(_)))) => {
+                    format!(" # SKIP {reason}")
+                }
+                _ => String::new(),
+            };
+            text += &format!("{not}ok {number} - {}{skip}\n", row.name);
             if row.verdict == Verdict::Alike && row.good() {
                 continue;
             }
