@@ -64,6 +64,8 @@ pub const SMART_RELIABILITY: u8 = 0x00;
 pub const SMART_TEMPERATURE: u8 = 0x01;
 /// SMART status: spare below threshold.
 pub const SMART_SPARE: u8 = 0x02;
+/// Notice: namespace attribute changed; the Changed Attached Namespace list names it.
+pub const NOTICE_NAMESPACE_ATTRIBUTE: u8 = 0x00;
 
 /// Dword 0 of an Asynchronous Event Request's completion (Base 5.1.2.1).
 #[bitfield(u32)]

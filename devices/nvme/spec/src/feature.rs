@@ -1,6 +1,7 @@
 //! The values of features: CDW11 of Set Features, dword 0 of Get Features (Base 5.1.25.1).
 
 use bitfield_struct::bitfield;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Get Features' Select field (Base 5.1.11).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -182,6 +183,62 @@ pub struct AsyncEventConfig {
     __: u32,
 }
 
+/// Timestamp, FID 0Eh, 8 bytes of data (Base 5.1.25.1).
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Timestamp {
+    /// Milliseconds: since 1970-01-01 0:00 UTC if a host set it, else since a reset.
+    #[bits(48)]
+    pub milliseconds: u64,
+    /// The clock may have stood still at times (Get Features only).
+    pub synch: bool,
+    /// Where the value comes from (Get Features only).
+    #[bits(3)]
+    pub origin: u8,
+    #[bits(12)]
+    __: u16,
+}
+
+impl Timestamp {
+    /// Bytes of the feature's data.
+    pub const BYTES: usize = 8;
+}
+
+/// Timestamp Origin: a Controller Level Reset cleared the value.
+pub const TIMESTAMP_FROM_RESET: u8 = 0b000;
+/// Timestamp Origin: Set Features set the value.
+pub const TIMESTAMP_FROM_HOST: u8 = 0b001;
+
+/// Host Behavior Support, FID 16h, 512 bytes of data (Base 5.1.25.1): what the host can take.
+/// Each byte is 0 or 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct HostBehavior {
+    /// Advanced Command Retry Enable.
+    pub acre: u8,
+    /// Extended Telemetry Data Area 4 Supported.
+    pub etdas: u8,
+    /// LBA Format Extension Enable.
+    pub lbafee: u8,
+    /// Host Dispersed Namespace Support.
+    pub hdisns: u8,
+    /// Copy Descriptor Formats Enable, bit by bit.
+    pub cdfe: u16,
+    reserved6: [u8; 506],
+}
+assert_size!(HostBehavior, 512);
+
+/// I/O Command Set Profile, FID 19h (Base 5.1.25.1).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct CommandSetProfile {
+    /// I/O Command Set Combination Index, into Identify's CNS 1Ch.
+    #[bits(9)]
+    pub iocsci: u16,
+    #[bits(23)]
+    __: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,5 +265,12 @@ mod tests {
             1 << 9
         );
         assert_eq!(u32::from(Capabilities::new().with_changeable(true)), 4);
+        assert_eq!(u64::from(Timestamp::new().with_synch(true)), 1 << 48);
+        assert_eq!(
+            u64::from(Timestamp::new().with_origin(TIMESTAMP_FROM_HOST)),
+            1 << 49
+        );
+        assert_eq!(core::mem::offset_of!(HostBehavior, cdfe), 4);
+        assert_eq!(u32::from(CommandSetProfile::new().with_iocsci(511)), 0x1FF);
     }
 }

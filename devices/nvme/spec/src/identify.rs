@@ -210,6 +210,17 @@ pub const LPA_SMART_PER_NAMESPACE: u8 = 1 << 0;
 pub const LPA_COMMANDS_EFFECTS: u8 = 1 << 1;
 /// LPA: extended data (NUMDU, LPOL, LPOU) for Get Log Page.
 pub const LPA_EXTENDED: u8 = 1 << 2;
+/// LPA: log pages 00h, 12h and 13h are there, and the Commands Supported and Effects log tells
+/// the scope of commands.
+pub const LPA_MISCELLANEOUS: u8 = 1 << 5;
+
+/// OAES: namespace attribute notices can be enabled.
+pub const OAES_NAMESPACE_ATTRIBUTE: u32 = 1 << 8;
+
+/// CTRATT: any command restarts the Keep Alive timer (TBKAS).
+pub const CTRATT_TRAFFIC_KEEP_ALIVE: u32 = 1 << 6;
+/// CTRATT: extended LBA formats can be enabled (ELBAS).
+pub const CTRATT_EXTENDED_LBA_FORMATS: u32 = 1 << 15;
 
 /// ONCS: Compare is supported.
 pub const ONCS_COMPARE: u16 = 1 << 0;
@@ -219,6 +230,8 @@ pub const ONCS_DATASET_MANAGEMENT: u16 = 1 << 2;
 pub const ONCS_WRITE_ZEROES: u16 = 1 << 3;
 /// ONCS: Verify is supported.
 pub const ONCS_VERIFY: u16 = 1 << 7;
+/// ONCS: the Timestamp feature is supported.
+pub const ONCS_TIMESTAMP: u16 = 1 << 6;
 /// ONCS: the Save and Select fields of Set and Get Features are supported.
 pub const ONCS_FEATURES_SAVE_SELECT: u16 = 1 << 4;
 

@@ -3,8 +3,9 @@
 //! What a host and a controller put in memory and registers: register layouts
 //! ([`registers`]), submission and completion queue entries ([`queue`]), opcodes
 //! ([`opcode`]), status values ([`status`]), Identify data ([`identify`]), features
-//! ([`feature`]), log pages ([`log`]) and asynchronous events ([`event`]). There is no behaviour
-//! here: the controller and the host driver are built on the same types and share nothing else.
+//! ([`feature`]), log pages ([`log`]), I/O command sets ([`command_set`]) and asynchronous events
+//! ([`event`]). There is no behaviour here: the controller and the host driver are built on the
+//! same types and share nothing else.
 //!
 //! Conventions:
 //! - Names are those of the NVM Express specifications: Base 2.1 ("Base"), NVM Command Set 1.1
@@ -72,6 +73,7 @@ macro_rules! assert_size {
     };
 }
 
+pub mod command_set;
 pub mod event;
 pub mod feature;
 pub mod identify;
@@ -81,6 +83,7 @@ pub mod queue;
 pub mod registers;
 pub mod status;
 
+pub use command_set::Csi;
 pub use opcode::{AdminOpcode, Cns, FeatureId, LogId, NvmOpcode};
 pub use queue::{Cqe, Sqe};
 pub use status::Status;

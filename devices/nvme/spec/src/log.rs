@@ -156,6 +156,89 @@ pub struct CommandsEffectsLog {
 }
 assert_size!(CommandsEffectsLog, 4096);
 
+/// CSP and FSP: the scope is one namespace.
+pub const SCOPE_NAMESPACE: u16 = 1 << 0;
+/// CSP and FSP: the scope is one controller.
+pub const SCOPE_CONTROLLER: u16 = 1 << 1;
+
+/// What is known of a log page, one entry of the Supported Log Pages log (Base 5.1.12.1.1).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct LogPageSupport {
+    /// The log page is supported.
+    pub lsupp: bool,
+    /// Its offset may be an index (OT).
+    pub ios: bool,
+    #[bits(14)]
+    __: u16,
+    /// LID Specific Parameter.
+    pub lidsp: u16,
+}
+
+/// Supported Log Pages log, 1,024 bytes (Base 5.1.12.1.1).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SupportedLogPages {
+    /// Log pages by identifier.
+    pub pages: [LogPageSupport; 256],
+}
+assert_size!(SupportedLogPages, 1024);
+
+/// The most namespaces that the Changed Attached Namespace list names.
+pub const CHANGED_NAMESPACES_LIMIT: usize = 1024;
+
+/// Changed Attached Namespace list, 4,096 bytes (Base 5.1.12.1.5).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ChangedNamespaces {
+    /// Namespace identifiers, ascending, then zeroes; FFFFFFFFh first if there are too many.
+    pub nsids: [u32; CHANGED_NAMESPACES_LIMIT],
+}
+assert_size!(ChangedNamespaces, 4096);
+
+/// What setting a feature does, one entry of the Feature Identifiers Supported and Effects log
+/// (Base 5.1.12.1).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct FeatureEffects {
+    /// The feature is supported.
+    pub fsupp: bool,
+    /// It may change user data.
+    pub udcc: bool,
+    /// It may change a namespace's capability.
+    pub ncc: bool,
+    /// It may change which namespaces there are.
+    pub nic: bool,
+    /// It may change the controller's capabilities.
+    pub ccc: bool,
+    #[bits(14)]
+    __: u16,
+    /// A UUID may be selected.
+    pub uss: bool,
+    /// Feature Scope.
+    #[bits(12)]
+    pub fsp: u16,
+}
+
+/// Feature Identifiers Supported and Effects log, 1,024 bytes (Base 5.1.12.1).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FeaturesEffectsLog {
+    /// Features by identifier.
+    pub features: [FeatureEffects; 256],
+}
+assert_size!(FeaturesEffectsLog, 1024);
+
+/// NVMe-MI Commands Supported and Effects log, 4,096 bytes (Base 5.1.12.1).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MiCommandsEffectsLog {
+    /// NVMe-MI commands by opcode; 0 where one is not supported.
+    pub commands: [u32; 256],
+    reserved: [u8; 3072],
+}
+assert_size!(MiCommandsEffectsLog, 4096);
+
 /// Firmware Slot Information log, 512 bytes (Base 5.1.12.1.4).
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

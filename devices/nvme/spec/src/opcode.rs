@@ -179,5 +179,7 @@ open_enum! {
         PERSISTENT_EVENT = 0x0D,
         /// Feature Identifiers Supported and Effects.
         FEATURES_SUPPORTED = 0x12,
+        /// NVMe-MI Commands Supported and Effects.
+        MI_COMMANDS_SUPPORTED = 0x13,
     }
 }

@@ -3,7 +3,7 @@
 use bitfield_struct::bitfield;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{AdminOpcode, Cns, FeatureId, LogId, NvmOpcode, Status};
+use crate::{AdminOpcode, Cns, Csi, FeatureId, LogId, NvmOpcode, Status};
 
 /// Submission Queue Entry, 64 bytes (Base 4.1).
 #[derive(
@@ -194,8 +194,16 @@ pub struct IdentifyCdw11 {
     /// CNS Specific Identifier.
     pub cnssid: u16,
     __: u8,
-    /// Command Set Identifier.
-    pub csi: u8,
+    /// Command Set Identifier, a [`Csi`].
+    pub csi_raw: u8,
+}
+
+impl IdentifyCdw11 {
+    /// The command set that is asked about.
+    #[must_use]
+    pub const fn csi(self) -> Csi {
+        Csi(self.csi_raw())
+    }
 }
 
 /// CDW10 of Get Log Page (Base 5.1.12).
@@ -242,8 +250,16 @@ pub struct GetLogCdw14 {
     __: u16,
     /// Offset Type: set when the offset is an index.
     pub ot: bool,
-    /// Command Set Identifier.
-    pub csi: u8,
+    /// Command Set Identifier, a [`Csi`].
+    pub csi_raw: u8,
+}
+
+impl GetLogCdw14 {
+    /// The command set that is asked about.
+    #[must_use]
+    pub const fn csi(self) -> Csi {
+        Csi(self.csi_raw())
+    }
 }
 
 /// CDW10 of Get Features (Base 5.1.11).
@@ -411,6 +427,8 @@ mod tests {
         assert_eq!(u32::from(GetFeaturesCdw10::new().with_sel(3)), 3 << 8);
         assert_eq!(u32::from(SetFeaturesCdw10::new().with_sv(true)), 1 << 31);
         assert_eq!(u32::from(GetLogCdw14::new().with_ot(true)), 1 << 23);
+        assert_eq!(u32::from(IdentifyCdw10::new().with_cntid(5)), 5 << 16);
+        assert_eq!(u32::from(IdentifyCdw11::new().with_csi_raw(2)), 2 << 24);
         assert_eq!(u32::from(RwCdw12::new().with_fua(true)), 1 << 30);
         assert_eq!(u32::from(RwCdw12::new().with_prinfo(0xF)), 0xF << 26);
         assert_eq!(u8::from(CommandFlags::new().with_psdt(1)), 1 << 6);

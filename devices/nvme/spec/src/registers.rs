@@ -148,6 +148,8 @@ pub struct Cap {
 
 /// CAP.CSS bit: the NVM Command Set is supported.
 pub const CAP_CSS_NVM: u8 = 1 << 0;
+/// CAP.CSS bit: I/O command sets are selected by Identify (CNS 1Ch) and by CSI.
+pub const CAP_CSS_IOCSS: u8 = 1 << 6;
 
 /// Version, VS (Base 3.1.4.2).
 #[bitfield(u32)]
@@ -202,6 +204,8 @@ pub struct Cc {
 
 /// CC.CSS: the NVM Command Set.
 pub const CC_CSS_NVM: u8 = 0b000;
+/// CC.CSS: every I/O command set that is supported, where CAP.CSS offers [`CAP_CSS_IOCSS`].
+pub const CC_CSS_ALL: u8 = 0b110;
 /// CC.AMS: round robin.
 pub const CC_AMS_ROUND_ROBIN: u8 = 0b000;
 /// log2 of a submission queue entry's bytes, for CC.IOSQES and SQES.

@@ -72,6 +72,10 @@ statuses! {
     COMMAND_SEQUENCE_ERROR = (SCT_GENERIC, 0x0C);
     /// PRP Offset Invalid.
     INVALID_PRP_OFFSET = (SCT_GENERIC, 0x13);
+    /// Keep Alive Timer Expired.
+    KEEP_ALIVE_EXPIRED = (SCT_GENERIC, 0x19);
+    /// Keep Alive Timeout Invalid.
+    KEEP_ALIVE_INVALID = (SCT_GENERIC, 0x1A);
     /// Command Interrupted.
     COMMAND_INTERRUPTED = (SCT_GENERIC, 0x21);
     /// LBA Out of Range (NVM).
@@ -106,6 +110,10 @@ statuses! {
     FEATURE_NOT_CHANGEABLE = (SCT_COMMAND, 0x0E);
     /// Feature Not Namespace Specific.
     FEATURE_NOT_NAMESPACE_SPECIFIC = (SCT_COMMAND, 0x0F);
+    /// I/O Command Set Combination Rejected.
+    COMMAND_SETS_REJECTED = (SCT_COMMAND, 0x2B);
+    /// Invalid I/O Command Set.
+    INVALID_COMMAND_SET = (SCT_COMMAND, 0x2C);
     /// Write Fault.
     WRITE_FAULT = (SCT_MEDIA, 0x80);
     /// Unrecovered Read Error.
