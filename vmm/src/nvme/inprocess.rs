@@ -68,6 +68,8 @@ enum Engine {
     /// The transport, when it relaxes.
     Stepped {
         shards: Vec<Shard>,
+        /// When each shard, by its number, has to be polled again.
+        deadlines: Vec<Option<u64>>,
         now_ns: u64,
         /// State of the generator that orders the shards.
         schedule: u64,
@@ -102,6 +104,7 @@ impl InProcess {
             .wrapping_mul(0xBF58_476D_1CE4_E5B9)
             .max(1);
         Self::make(config, |_, shards| Engine::Stepped {
+            deadlines: vec![None; shards.len()],
             shards,
             now_ns: 0,
             schedule,
@@ -222,6 +225,7 @@ impl InProcess {
     pub fn step(&mut self) {
         let Engine::Stepped {
             shards,
+            deadlines,
             now_ns,
             schedule,
         } = &mut self.engine
@@ -241,8 +245,26 @@ impl InProcess {
             let passed_over = count > 1 && passes & 0b11 == 0;
             passes = passes.rotate_right(2);
             if !passed_over {
-                shard.poll(*now_ns, BUDGET);
+                let progress = shard.poll(*now_ns, BUDGET);
+                if let Some(deadline) = deadlines.get_mut(usize::from(shard.id())) {
+                    *deadline = progress.deadline_ns;
+                }
             }
+        }
+    }
+
+    /// Moves a stepped clock to the next deadline, but not beyond `end_ns`, if every shard would
+    /// sleep until then.
+    fn sleep(&mut self, end_ns: u64) {
+        if !self.all_idle() {
+            return;
+        }
+        if let Engine::Stepped {
+            deadlines, now_ns, ..
+        } = &mut self.engine
+        {
+            let next = deadlines.iter().flatten().copied().min();
+            *now_ns = next.unwrap_or(end_ns).min(end_ns).max(*now_ns);
         }
     }
 
@@ -381,5 +403,13 @@ impl Transport for InProcess {
     fn relax(&mut self) {
         self.advance(STEP_NS);
         self.step();
+    }
+
+    fn pause(&mut self, ns: u64) {
+        let end = self.now_ns().saturating_add(ns);
+        while self.now_ns() < end {
+            self.relax();
+            self.sleep(end);
+        }
     }
 }

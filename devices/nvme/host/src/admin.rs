@@ -118,6 +118,32 @@ impl<T: Transport + ?Sized> Driver<'_, T> {
         Ok(self.admin_ok(command::set_features(fid, value))?.dw0)
     }
 
+    /// Get Features of a feature whose value is data.
+    ///
+    /// # Errors
+    /// [`Error::Status`], and as [`exec_data`](Self::exec_data).
+    pub fn get_feature_data(
+        &mut self,
+        fid: FeatureId,
+        sel: Select,
+        data: &mut [u8],
+    ) -> Result<(), Error> {
+        self.admin_data_ok(command::get_features(fid, sel), data)
+            .map(drop)
+    }
+
+    /// Set Features of a feature whose value is data, not saved, whatever the status.
+    ///
+    /// # Errors
+    /// As [`exec_data`](Self::exec_data).
+    pub fn set_feature_data(&mut self, fid: FeatureId, data: &[u8]) -> Result<Cqe, Error> {
+        let buffer = self.alloc(data.len() as u64)?;
+        self.copy_to(buffer, data);
+        let cqe = self.exec_data(0, command::set_features(fid, 0), buffer)?;
+        self.free(buffer);
+        Ok(cqe)
+    }
+
     /// Asks for I/O queues, counted from one (1 to 65,535); returns how many submission and
     /// completion queues were allocated (Base 5.1.25.1.5).
     ///

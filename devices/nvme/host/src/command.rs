@@ -5,9 +5,10 @@
 use nvme_spec::feature::Select;
 use nvme_spec::queue::{
     AbortCdw10, CreateCqCdw11, CreateSqCdw11, DsmCdw10, DsmCdw11, GetFeaturesCdw10, GetLogCdw10,
-    GetLogCdw11, IdentifyCdw10, QueueCdw10, RwCdw12, SetFeaturesCdw10, WriteZeroesCdw12,
+    GetLogCdw11, GetLogCdw14, IdentifyCdw10, IdentifyCdw11, QueueCdw10, RwCdw12, SetFeaturesCdw10,
+    WriteZeroesCdw12,
 };
-use nvme_spec::{AdminOpcode, Cns, FeatureId, LogId, NvmOpcode, Sqe};
+use nvme_spec::{AdminOpcode, Cns, Csi, FeatureId, LogId, NvmOpcode, Sqe};
 
 /// An entry of which only the admin opcode is set.
 #[must_use]
@@ -36,6 +37,26 @@ pub fn identify(cns: Cns, nsid: u32) -> Sqe {
         cdw10: IdentifyCdw10::new().with_cns_raw(cns.0).into(),
         ..admin(AdminOpcode::IDENTIFY)
     }
+}
+
+/// The same Identify of an I/O command set.
+#[must_use]
+pub fn with_command_set(mut sqe: Sqe, csi: Csi) -> Sqe {
+    sqe.cdw11 = IdentifyCdw11::from(sqe.cdw11).with_csi_raw(csi.0).into();
+    sqe
+}
+
+/// The same Identify of a controller.
+#[must_use]
+pub fn with_controller(mut sqe: Sqe, cntid: u16) -> Sqe {
+    sqe.cdw10 = IdentifyCdw10::from(sqe.cdw10).with_cntid(cntid).into();
+    sqe
+}
+
+/// Keep Alive (Base 5.1.14).
+#[must_use]
+pub fn keep_alive() -> Sqe {
+    admin(AdminOpcode::KEEP_ALIVE)
 }
 
 /// Get Features (Base 5.1.11).
@@ -212,6 +233,13 @@ pub fn with_fua(mut sqe: Sqe) -> Sqe {
 #[must_use]
 pub fn with_save(mut sqe: Sqe) -> Sqe {
     sqe.cdw10 = SetFeaturesCdw10::from(sqe.cdw10).with_sv(true).into();
+    sqe
+}
+
+/// The same Get Log Page with an offset that is an index (OT).
+#[must_use]
+pub fn with_index_offset(mut sqe: Sqe) -> Sqe {
+    sqe.cdw14 = GetLogCdw14::from(sqe.cdw14).with_ot(true).into();
     sqe
 }
 

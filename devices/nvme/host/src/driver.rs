@@ -27,6 +27,8 @@ pub struct Config {
     pub mps: Option<u8>,
     /// CC.AMS.
     pub ams: u8,
+    /// CC.CSS.
+    pub css: u8,
     /// Waits for admin commands sleep until vector 0's interrupt instead of polling.
     pub admin_sleep: bool,
 }
@@ -38,6 +40,7 @@ impl Default for Config {
             admin_cq_entries: 32,
             mps: None,
             ams: CC_AMS_ROUND_ROBIN,
+            css: CC_CSS_NVM,
             admin_sleep: false,
         }
     }
@@ -246,7 +249,7 @@ impl<'t, T: Transport + ?Sized> Driver<'t, T> {
     /// The part of [`enable`](Self::enable) that sets CC.EN, without waiting.
     pub fn start(&mut self, config: &Config) {
         let cc = Cc::new()
-            .with_css(CC_CSS_NVM)
+            .with_css(config.css)
             .with_mps(page_log2(self.page_bytes))
             .with_ams(config.ams)
             .with_iosqes(SQE_LOG2)
@@ -355,11 +358,11 @@ impl<'t, T: Transport + ?Sized> Driver<'t, T> {
     /// Lets `ns` nanoseconds of the transport's time pass, and at least a few polls.
     pub fn pause(&mut self, ns: u64) {
         let start = self.transport.now_ns();
-        let mut polls = 0_u32;
-        while polls < 16 || self.transport.now_ns().saturating_sub(start) < ns {
+        for _ in 0..16 {
             self.transport.relax();
-            polls = polls.saturating_add(1);
         }
+        let passed = self.transport.now_ns().saturating_sub(start);
+        self.transport.pause(ns.saturating_sub(passed));
     }
 
     /// What a wait that ran out of time means: the controller may be gone or dead.

@@ -95,4 +95,12 @@ pub trait Transport {
     /// Called in every polling loop: a pause in the guest; in-process the controller is stepped
     /// and the clock advanced.
     fn relax(&mut self);
+
+    /// Lets at least `ns` nanoseconds pass; in-process the controller sleeps and wakes meanwhile.
+    fn pause(&mut self, ns: u64) {
+        let start = self.now_ns();
+        while self.now_ns().saturating_sub(start) < ns {
+            self.relax();
+        }
+    }
 }
