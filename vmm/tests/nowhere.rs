@@ -7,7 +7,8 @@
 use ferrite::nvme::inprocess::InProcess;
 use ferrite::options::NvmeOptions;
 use nvme_host::{Config, Driver, command};
-use nvme_spec::{Cns, LogId, NSID_BROADCAST, Sqe, Status};
+use nvme_spec::feature::Select;
+use nvme_spec::{Cns, FeatureId, LogId, NSID_BROADCAST, Sqe, Status};
 
 /// A page that no host has.
 const NOWHERE: u64 = 1 << 52;
@@ -33,6 +34,8 @@ fn transfers_in_both_directions_are_errors() {
     for sqe in [
         command::identify(Cns::CONTROLLER, 0),
         command::get_log_page(LogId::SMART, NSID_BROADCAST, 512),
+        command::get_features(FeatureId::TIMESTAMP, Select::Current),
+        command::set_features(FeatureId::TIMESTAMP, 0),
     ] {
         let cqe = driver.admin(nowhere(sqe)).expect("a completion");
         assert!(

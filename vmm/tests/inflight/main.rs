@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod admin;
 mod fairness;
 #[path = "../support/held.rs"]
 mod held;

@@ -62,6 +62,10 @@ const WRONG: &[(&str, &[Rule])] = &[
         &[Rule::SqTailBeyondRing],
     ),
     (
+        "features.timestamp_data_nowhere_is_an_error",
+        &[Rule::PrpNowhere],
+    ),
+    (
         "hostile.admin_queues_nowhere_can_be_mended",
         &[Rule::CannotBeEnabled],
     ),

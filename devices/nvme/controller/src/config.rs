@@ -175,7 +175,7 @@ impl ControllerConfig {
             return Err(ConfigError::new(
                 "version",
                 format_args!("{}.{}", self.version.mjr(), self.version.mnr()),
-                "only 1.4 is complete so far (2.1 also asks for CRTO, log pages 00h, 05h and 12h, and CNS 08h)",
+                "only 1.4 is complete so far (2.1 also asks for CAP.CRMS and CRTO)",
                 "use version=1.4",
             ));
         }

@@ -15,7 +15,7 @@ use crate::{
     error_log::ErrorLog,
     lifecycle::{Event, Lifecycle},
     lint::{Counts, Linter},
-    mailbox::Mailboxes,
+    mailbox::{Mailboxes, Message},
     namespace::Namespace,
     registers::{self, Registers, Target},
     settings::Settings,
@@ -159,6 +159,17 @@ impl Controller {
         self.shared.settings.dma.store(enabled, Ordering::Release);
         for shard in 0..self.shared.config.shards {
             self.shared.mailboxes.ring(shard);
+        }
+    }
+
+    /// Tells the host that what Identify says of a namespace is not what it was: its identifier
+    /// goes to the Changed Attached Namespace list, and an Asynchronous Event Request is completed
+    /// if the host asked for that (Base 5.1.2.1, 5.1.12.1.5). For whoever changes what stands behind
+    /// a namespace. An identifier that no namespace has is ignored.
+    pub fn namespace_changed(&self, nsid: u32) {
+        if self.shared.namespace(nsid).is_some() {
+            let message = Message::NamespaceChanged { nsid };
+            self.shared.mailboxes.post(0, message);
         }
     }
 

@@ -32,6 +32,7 @@ mod command;
 pub mod config;
 mod controller;
 mod doorbell;
+mod effects;
 mod error_log;
 mod ids;
 mod interrupts;

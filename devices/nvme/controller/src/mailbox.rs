@@ -28,6 +28,8 @@ pub(crate) enum Message {
     Halt,
     /// Finish or drop everything, then report for this round. A round that drops queues is an epoch.
     Quiesce { round: Epoch, drop_queues: bool },
+    /// To shard 0: a namespace is not what it was.
+    NamespaceChanged { nsid: u32 },
     /// Serve a new completion queue.
     AddCq {
         epoch: Epoch,

@@ -1,7 +1,7 @@
 //! The register file behind BAR0: reads, writes, and the access rules, once.
 
 use nvme_spec::registers::{
-    ADMIN_QUEUE_BASE_MASK, Aqa, CAP_CSS_NVM, Cap, Cc, DOORBELL_BASE, Register, Shn,
+    ADMIN_QUEUE_BASE_MASK, Aqa, CAP_CSS_IOCSS, CAP_CSS_NVM, Cap, Cc, DOORBELL_BASE, Register, Shn,
 };
 
 use crate::{
@@ -108,7 +108,7 @@ pub(crate) fn cap(config: &ControllerConfig) -> Cap {
         .with_mqes_z(u16::try_from(config.queue_entries - 1).unwrap_or(u16::MAX))
         .with_cqr(true)
         .with_to(TIMEOUT_HALF_SECONDS)
-        .with_css(CAP_CSS_NVM)
+        .with_css(CAP_CSS_NVM | CAP_CSS_IOCSS)
         .with_mpsmax(MPSMAX)
 }
 

@@ -159,19 +159,33 @@ impl Lane {
             self.running = false;
             work.shared.fatal(fault);
         }
+        self.check_keep_alive(work);
         self.finish_deletions(work);
-        self.finish_quiescing(work.shared);
+        self.finish_quiescing(work.shared, work.now_ns);
         let signalled = self.interrupts.flush(work.shared, work.now_ns);
         work.stats.interrupts.add(signalled.count);
         let retry = self
             .io
             .waits()
             .then(|| work.now_ns.saturating_add(RETRY_NS));
-        work.progress.deadline_ns = match (signalled.next_ns, retry) {
-            (Some(interrupt), Some(retry)) => Some(interrupt.min(retry)),
-            (interrupt, retry) => interrupt.or(retry),
-        };
+        let deadlines = [signalled.next_ns, retry, self.keep_alive_ns()];
+        work.progress.deadline_ns = deadlines.into_iter().flatten().min();
         work.progress.more |= self.has_work(work.shared);
+    }
+
+    /// When the host is taken for dead; the timer stands still unless commands are processed.
+    fn keep_alive_ns(&self) -> Option<u64> {
+        let admin = self.admin.as_ref().filter(|_| self.running)?;
+        admin.keep_alive_ns()
+    }
+
+    /// Stops the controller when the host has been silent for too long. The commands that this poll
+    /// found are executed already: a Keep Alive among them counts.
+    fn check_keep_alive(&mut self, work: &Work<'_>) {
+        if self.keep_alive_ns().is_some_and(|at| at <= work.now_ns) {
+            self.running = false;
+            work.shared.keep_alive_expired();
+        }
     }
 
     /// Whether commands are fetched and events reported.

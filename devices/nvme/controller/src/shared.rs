@@ -5,7 +5,11 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use nvme_spec::registers::{Cap, Register};
+use nvme_spec::{
+    Status,
+    log::ErrorLogEntry,
+    registers::{Cap, Register},
+};
 use storage::GuestRamHandle;
 
 use crate::{
@@ -176,6 +180,21 @@ impl Shared {
                 address = format_args!("{:#x}", fault.address),
                 "queue memory cannot be reached; the controller reports a fatal error"
             );
+        }
+    }
+
+    /// The Keep Alive timer has expired: the controller stops, and the host sees CSTS.CFS and, after
+    /// a reset, why (Base 3.9). A shutdown or a reset that was asked for meanwhile goes first.
+    pub(crate) fn keep_alive_expired(&self) {
+        let mut registers = lock(&self.registers);
+        if registers.lifecycle != Lifecycle::Ready {
+            return;
+        }
+        lock(&self.error_log).event(ErrorLogEntry::NONE, Status::KEEP_ALIVE_EXPIRED);
+        self.step(&mut registers, Event::Fatal);
+        drop(registers);
+        if self.may_warn() {
+            tracing::warn!("no Keep Alive command came in time; the controller stops");
         }
     }
 

@@ -7,13 +7,14 @@
 use nvme_spec::{
     AdminOpcode, Cns, FeatureId, LogId, NvmOpcode,
     identify::{
-        LPA_COMMANDS_EFFECTS, LPA_EXTENDED, ONCS_COMPARE, ONCS_DATASET_MANAGEMENT,
-        ONCS_FEATURES_SAVE_SELECT, ONCS_VERIFY, ONCS_WRITE_ZEROES,
+        LPA_COMMANDS_EFFECTS, LPA_EXTENDED, LPA_MISCELLANEOUS, ONCS_COMPARE,
+        ONCS_DATASET_MANAGEMENT, ONCS_FEATURES_SAVE_SELECT, ONCS_TIMESTAMP, ONCS_VERIFY,
+        ONCS_WRITE_ZEROES,
     },
-    log::{CommandEffects, CommandsEffectsLog},
     registers::Vs,
 };
-use zerocopy::FromZeros;
+
+use crate::config::{CacheMode, ControllerConfig};
 
 /// A row: something a host may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,7 @@ pub(crate) struct Row<Id, Kind> {
 const V1_0: Vs = Vs::new().with_mjr(1);
 const V1_1: Vs = Vs::new().with_mjr(1).with_mnr(1);
 const V1_3: Vs = Vs::new().with_mjr(1).with_mnr(3);
+const V2_0: Vs = Vs::new().with_mjr(2);
 
 const fn mandatory<Id, Kind>(id: Id, kind: Kind, since: Vs) -> Row<Id, Kind>
 where
@@ -60,6 +62,25 @@ where
     }
 }
 
+/// As [`mandatory`], of what a host is told all the same.
+const fn mandatory_and_advertised<Id, Kind>(
+    id: Id,
+    kind: Kind,
+    since: Vs,
+    advertised: u16,
+) -> Row<Id, Kind>
+where
+    Id: Copy,
+    Kind: Copy,
+{
+    Row {
+        id,
+        kind,
+        mandatory: Some(since),
+        advertised,
+    }
+}
+
 /// What an admin command does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum AdminKind {
@@ -73,10 +94,11 @@ pub(crate) enum AdminKind {
     SetFeatures,
     GetFeatures,
     AsyncEventRequest,
+    KeepAlive,
 }
 
 /// The admin commands.
-pub(crate) const ADMIN: [Row<AdminOpcode, AdminKind>; 10] = [
+pub(crate) const ADMIN: &[Row<AdminOpcode, AdminKind>] = &[
     mandatory(AdminOpcode::DELETE_IO_SQ, AdminKind::DeleteSq, V1_0),
     mandatory(AdminOpcode::CREATE_IO_SQ, AdminKind::CreateSq, V1_0),
     mandatory(AdminOpcode::GET_LOG_PAGE, AdminKind::GetLogPage, V1_0),
@@ -91,6 +113,8 @@ pub(crate) const ADMIN: [Row<AdminOpcode, AdminKind>; 10] = [
         AdminKind::AsyncEventRequest,
         V1_0,
     ),
+    // KAS tells of it.
+    optional(AdminOpcode::KEEP_ALIVE, AdminKind::KeepAlive, 0),
 ];
 
 /// What an I/O command does.
@@ -106,7 +130,7 @@ pub(crate) enum IoKind {
 }
 
 /// The I/O commands of the NVM Command Set.
-pub(crate) const IO: [Row<NvmOpcode, IoKind>; 7] = [
+pub(crate) const IO: &[Row<NvmOpcode, IoKind>] = &[
     mandatory(NvmOpcode::FLUSH, IoKind::Flush, V1_0),
     mandatory(NvmOpcode::WRITE, IoKind::Write, V1_0),
     mandatory(NvmOpcode::READ, IoKind::Read, V1_0),
@@ -127,21 +151,46 @@ pub(crate) const IO: [Row<NvmOpcode, IoKind>; 7] = [
 /// A log page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LogKind {
+    SupportedPages,
     Error,
     Smart,
     FirmwareSlot,
+    ChangedNamespaces,
     CommandsEffects,
+    FeaturesEffects,
+    MiCommandsEffects,
 }
 
 /// The log pages.
-pub(crate) const LOGS: [Row<LogId, LogKind>; 4] = [
+pub(crate) const LOGS: &[Row<LogId, LogKind>] = &[
+    mandatory_and_advertised(
+        LogId::SUPPORTED_LOG_PAGES,
+        LogKind::SupportedPages,
+        V2_0,
+        LPA_MISCELLANEOUS as u16,
+    ),
     mandatory(LogId::ERROR_INFORMATION, LogKind::Error, V1_0),
     mandatory(LogId::SMART, LogKind::Smart, V1_0),
     mandatory(LogId::FIRMWARE_SLOT, LogKind::FirmwareSlot, V1_0),
-    optional(
+    // OAES tells of it.
+    optional(LogId::CHANGED_NAMESPACES, LogKind::ChangedNamespaces, 0),
+    mandatory_and_advertised(
         LogId::COMMANDS_SUPPORTED,
         LogKind::CommandsEffects,
+        V2_0,
         LPA_COMMANDS_EFFECTS as u16,
+    ),
+    mandatory_and_advertised(
+        LogId::FEATURES_SUPPORTED,
+        LogKind::FeaturesEffects,
+        V2_0,
+        LPA_MISCELLANEOUS as u16,
+    ),
+    // The LPA bit of the two above offers it too.
+    optional(
+        LogId::MI_COMMANDS_SUPPORTED,
+        LogKind::MiCommandsEffects,
+        LPA_MISCELLANEOUS as u16,
     ),
 ];
 
@@ -152,10 +201,15 @@ pub(crate) enum IdentifyKind {
     Controller,
     ActiveNamespaces,
     NamespaceDescriptors,
+    CommandSetNamespace,
+    CommandSetController,
+    CommandSetActiveNamespaces,
+    IndependentNamespace,
+    CommandSets,
 }
 
 /// The Identify structures.
-pub(crate) const IDENTIFY: [Row<Cns, IdentifyKind>; 4] = [
+pub(crate) const IDENTIFY: &[Row<Cns, IdentifyKind>] = &[
     mandatory(Cns::NAMESPACE, IdentifyKind::Namespace, V1_0),
     mandatory(Cns::CONTROLLER, IdentifyKind::Controller, V1_0),
     mandatory(Cns::ACTIVE_NAMESPACES, IdentifyKind::ActiveNamespaces, V1_1),
@@ -164,6 +218,20 @@ pub(crate) const IDENTIFY: [Row<Cns, IdentifyKind>; 4] = [
         IdentifyKind::NamespaceDescriptors,
         V1_3,
     ),
+    // CAP.CSS tells of these three and of 1Ch, and makes them mandatory.
+    optional(Cns::CSI_NAMESPACE, IdentifyKind::CommandSetNamespace, 0),
+    optional(Cns::CSI_CONTROLLER, IdentifyKind::CommandSetController, 0),
+    optional(
+        Cns::CSI_ACTIVE_NAMESPACES,
+        IdentifyKind::CommandSetActiveNamespaces,
+        0,
+    ),
+    mandatory(
+        Cns::INDEPENDENT_NAMESPACE,
+        IdentifyKind::IndependentNamespace,
+        V2_0,
+    ),
+    optional(Cns::IO_COMMAND_SETS, IdentifyKind::CommandSets, 0),
 ];
 
 /// A feature.
@@ -179,10 +247,14 @@ pub(crate) enum FeatureKind {
     InterruptVectorConfig,
     WriteAtomicityNormal,
     AsyncEventConfig,
+    Timestamp,
+    KeepAliveTimer,
+    HostBehavior,
+    CommandSetProfile,
 }
 
 /// The features.
-pub(crate) const FEATURES: [Row<FeatureId, FeatureKind>; 10] = [
+pub(crate) const FEATURES: &[Row<FeatureId, FeatureKind>] = &[
     mandatory(FeatureId::ARBITRATION, FeatureKind::Arbitration, V1_0),
     mandatory(
         FeatureId::POWER_MANAGEMENT,
@@ -196,12 +268,11 @@ pub(crate) const FEATURES: [Row<FeatureId, FeatureKind>; 10] = [
     ),
     mandatory(FeatureId::ERROR_RECOVERY, FeatureKind::ErrorRecovery, V1_0),
     // Mandatory where a volatile write cache is present.
-    Row {
-        id: FeatureId::VOLATILE_WRITE_CACHE,
-        kind: FeatureKind::VolatileWriteCache,
-        mandatory: None,
-        advertised: 0,
-    },
+    optional(
+        FeatureId::VOLATILE_WRITE_CACHE,
+        FeatureKind::VolatileWriteCache,
+        0,
+    ),
     mandatory(
         FeatureId::NUMBER_OF_QUEUES,
         FeatureKind::NumberOfQueues,
@@ -227,6 +298,20 @@ pub(crate) const FEATURES: [Row<FeatureId, FeatureKind>; 10] = [
         FeatureKind::AsyncEventConfig,
         V1_0,
     ),
+    optional(FeatureId::TIMESTAMP, FeatureKind::Timestamp, ONCS_TIMESTAMP),
+    // KAS tells of it.
+    optional(FeatureId::KEEP_ALIVE_TIMER, FeatureKind::KeepAliveTimer, 0),
+    optional(
+        FeatureId::HOST_BEHAVIOR_SUPPORT,
+        FeatureKind::HostBehavior,
+        0,
+    ),
+    // Mandatory with CAP.CSS bit 6.
+    optional(
+        FeatureId::IO_COMMAND_SET_PROFILE,
+        FeatureKind::CommandSetProfile,
+        0,
+    ),
 ];
 
 /// Capabilities that are of a command's fields and not of a row.
@@ -237,19 +322,22 @@ fn find<Id: PartialEq + Copy, Kind: Copy>(rows: &[Row<Id, Kind>], id: Id) -> Opt
 }
 
 pub(crate) fn admin_kind(opcode: AdminOpcode) -> Option<AdminKind> {
-    find(&ADMIN, opcode)
+    find(ADMIN, opcode)
 }
 
 pub(crate) fn log_kind(lid: LogId) -> Option<LogKind> {
-    find(&LOGS, lid)
+    find(LOGS, lid)
 }
 
 pub(crate) fn identify_kind(cns: Cns) -> Option<IdentifyKind> {
-    find(&IDENTIFY, cns)
+    find(IDENTIFY, cns)
 }
 
-pub(crate) fn feature_kind(fid: FeatureId) -> Option<FeatureKind> {
-    find(&FEATURES, fid)
+/// A feature that is there with this configuration.
+pub(crate) fn feature_kind(config: &ControllerConfig, fid: FeatureId) -> Option<FeatureKind> {
+    find(FEATURES, fid).filter(|kind| {
+        *kind != FeatureKind::VolatileWriteCache || config.cache == CacheMode::Volatile
+    })
 }
 
 /// The kind of an I/O command. The table is small and this is the hot path: it is unrolled into
@@ -261,7 +349,7 @@ pub(crate) fn io_kind(opcode: NvmOpcode) -> Option<IoKind> {
     )]
     const BY_OPCODE: [Option<IoKind>; 256] = {
         let mut kinds = [None; 256];
-        let mut rest: &[Row<NvmOpcode, IoKind>] = &IO;
+        let mut rest: &[Row<NvmOpcode, IoKind>] = IO;
         while let [row, more @ ..] = rest {
             kinds[row.id.0 as usize] = Some(row.kind);
             rest = more;
@@ -276,10 +364,13 @@ pub(crate) fn oacs() -> u16 {
     ADMIN.iter().fold(0, |bits, row| bits | row.advertised)
 }
 
-/// ONCS: the optional I/O commands and fields that are there (Base 5.1.13.2.1).
+/// ONCS: the optional I/O commands, features and fields that are there (Base 5.1.13.2.1).
 pub(crate) fn oncs() -> u16 {
-    IO.iter()
-        .fold(ONCS_FIELDS, |bits, row| bits | row.advertised)
+    let commands = IO.iter().map(|row| row.advertised);
+    let features = FEATURES.iter().map(|row| row.advertised);
+    commands
+        .chain(features)
+        .fold(ONCS_FIELDS, |bits, bit| bits | bit)
 }
 
 /// LPA: the optional log pages that are there; Get Log Page takes offsets and long lengths
@@ -288,27 +379,6 @@ pub(crate) fn lpa() -> u8 {
     LOGS.iter().fold(LPA_EXTENDED, |bits, row| {
         bits | row.advertised.to_le_bytes()[0]
     })
-}
-
-/// What the commands that are there do (Base 5.1.12.1.6).
-pub(crate) fn effects() -> CommandsEffectsLog {
-    let mut log = CommandsEffectsLog::new_zeroed();
-    for row in ADMIN {
-        if let Some(effects) = log.acs.get_mut(usize::from(row.id.0)) {
-            // None changes blocks, namespaces or capabilities.
-            *effects = CommandEffects::new().with_csupp(true);
-        }
-    }
-    for row in IO {
-        let changes = match row.kind {
-            IoKind::Write | IoKind::WriteZeroes | IoKind::DatasetManagement => true,
-            IoKind::Flush | IoKind::Read | IoKind::Compare | IoKind::Verify => false,
-        };
-        if let Some(effects) = log.iocs.get_mut(usize::from(row.id.0)) {
-            *effects = CommandEffects::new().with_csupp(true).with_lbcc(changes);
-        }
-    }
-    log
 }
 
 #[cfg(test)]
@@ -324,17 +394,19 @@ mod tests {
 
     #[test]
     fn each_thing_has_one_row_in_order() {
-        once(&ADMIN);
-        once(&IO);
-        once(&LOGS);
-        once(&IDENTIFY);
-        once(&FEATURES);
+        once(ADMIN);
+        once(IO);
+        once(LOGS);
+        once(IDENTIFY);
+        once(FEATURES);
     }
 
     #[test]
     fn an_optional_command_is_advertised_and_a_mandatory_one_is_not() {
         for row in ADMIN {
-            assert_eq!(row.mandatory.is_none(), row.advertised != 0, "{:?}", row.id);
+            // KAS, which is no bit, tells of Keep Alive.
+            let told = row.advertised != 0 || row.id == AdminOpcode::KEEP_ALIVE;
+            assert_eq!(row.mandatory.is_none(), told, "{:?}", row.id);
         }
         for row in IO {
             assert_eq!(row.mandatory.is_none(), row.advertised != 0, "{:?}", row.id);
@@ -345,7 +417,7 @@ mod tests {
     fn the_unrolled_table_is_the_table() {
         for opcode in 0..=u8::MAX {
             let opcode = NvmOpcode(opcode);
-            assert_eq!(io_kind(opcode), find(&IO, opcode));
+            assert_eq!(io_kind(opcode), find(IO, opcode));
         }
     }
 }

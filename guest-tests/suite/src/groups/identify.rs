@@ -320,7 +320,7 @@ fn inactive_namespace_is_zero_filled(env: &mut Env<'_>) -> Outcome {
 }
 
 /// The identifiers in a descriptor list: type and bytes.
-fn descriptors(list: &[u8]) -> Outcome<Vec<(u8, Vec<u8>)>> {
+pub(super) fn descriptors(list: &[u8]) -> Outcome<Vec<(u8, Vec<u8>)>> {
     let mut found: Vec<(u8, Vec<u8>)> = Vec::new();
     let mut rest = list;
     while let Ok((header, behind)) = NamespaceDescriptorHeader::read_from_prefix(rest) {

@@ -3,10 +3,12 @@
 use crate::{Env, Test};
 
 mod coalescing;
+mod command_sets;
 mod compare;
 mod doorbells;
 mod dsm;
 mod events;
+mod feature_data;
 mod features;
 mod flow;
 mod hostile;
@@ -15,8 +17,10 @@ mod hostile_setup;
 mod identify;
 mod interrupts;
 mod io;
+mod keep_alive;
 mod lifecycle;
 mod limits;
+mod log_support;
 mod logs;
 mod optional;
 mod place;
@@ -38,10 +42,14 @@ pub static GROUPS: &[&[Test]] = &[
     interrupts::TESTS,
     coalescing::TESTS,
     identify::TESTS,
+    command_sets::TESTS,
     features::TESTS,
+    feature_data::TESTS,
     write_atomicity::TESTS,
     logs::TESTS,
+    log_support::TESTS,
     events::TESTS,
+    keep_alive::TESTS,
     prp::TESTS,
     prp_errors::TESTS,
     io::TESTS,

@@ -3,8 +3,10 @@
 use alloc::vec::Vec;
 
 use nvme_host::{Buffer, command};
+use nvme_spec::command_set::NvmController;
 use nvme_spec::identify::IdentifyNamespace;
 use nvme_spec::{Cns, Cqe, NSID_BROADCAST, Sqe, Status};
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::env::IO;
 use crate::{Env, Namespace, Outcome, check};
@@ -176,29 +178,25 @@ pub(super) struct NvmLimits {
 
 /// What the controller says of its optional commands; no limits where it has no such structure.
 pub(super) fn nvm_limits(env: &mut Env<'_>) -> Outcome<NvmLimits> {
-    let mut data = alloc::vec![0; nvme_spec::IDENTIFY_BYTES];
+    let mut data = NvmController::new_zeroed();
     let sqe = command::identify(Cns::CSI_CONTROLLER, 0);
-    let cqe = env.nvme.admin_data(sqe, &mut data)?;
+    let cqe = env.nvme.admin_data(sqe, data.as_mut_bytes())?;
     if !cqe.status().is_success() {
-        data.fill(0);
+        data = NvmController::new_zeroed();
     }
     let unit = env.context.found.min_page_bytes;
-    let bytes = |log2: Option<&u8>| match log2 {
-        None | Some(0) => 0,
-        Some(log2) => unit.checked_shl(u32::from(*log2)).unwrap_or(0),
-    };
-    let dmrsl = match data.get(4..8) {
-        Some(&[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]),
-        _ => 0,
+    let bytes = |log2: u8| match log2 {
+        0 => 0,
+        log2 => unit.checked_shl(u32::from(log2)).unwrap_or(0),
     };
     Ok(NvmLimits {
-        verify_bytes: bytes(data.first()),
-        write_zeroes_bytes: bytes(data.get(1)),
-        dsm_ranges: match data.get(3) {
-            None | Some(0) => 256,
-            Some(most) => u16::from(*most),
+        verify_bytes: bytes(data.vsl),
+        write_zeroes_bytes: bytes(data.wzsl),
+        dsm_ranges: match data.dmrl {
+            0 => 256,
+            most => u16::from(most),
         },
-        dsm_range_blocks: match dmrsl {
+        dsm_range_blocks: match data.dmrsl {
             0 => u64::MAX,
             most => most.into(),
         },

@@ -92,6 +92,7 @@ impl Events {
         let event_type = match lid {
             LogId::ERROR_INFORMATION => EventType::Error,
             LogId::SMART => EventType::Smart,
+            LogId::CHANGED_NAMESPACES => EventType::Notice,
             _ => return,
         };
         if let Some(masked) = self.masked.get_mut(event_type as usize) {

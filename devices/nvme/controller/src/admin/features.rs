@@ -1,19 +1,20 @@
 //! Get and Set Features (Base 5.1.11, 5.1.25).
 
 use nvme_spec::{
-    LogId, NSID_BROADCAST, Sqe, Status,
+    FeatureId, LogId, NSID_BROADCAST, Sqe, Status,
     event::{EventType, SMART_TEMPERATURE},
     feature::{
-        ARBITRATION_NO_LIMIT, Arbitration, AsyncEventConfig, Capabilities, ErrorRecovery,
-        InterruptCoalescing, InterruptVectorConfig, NumberOfQueues, PowerManagement, Select,
-        THSEL_OVER, THSEL_UNDER, TMPSEL_ALL, TMPSEL_COMPOSITE, TemperatureThreshold,
-        VolatileWriteCache, WriteAtomicityNormal,
+        ARBITRATION_NO_LIMIT, Arbitration, AsyncEventConfig, Capabilities, CommandSetProfile,
+        ErrorRecovery, HostBehavior, InterruptCoalescing, InterruptVectorConfig, NumberOfQueues,
+        PowerManagement, Select, THSEL_OVER, THSEL_UNDER, TMPSEL_ALL, TMPSEL_COMPOSITE,
+        TemperatureThreshold, Timestamp, VolatileWriteCache, WriteAtomicityNormal,
     },
     log::CriticalWarning,
     queue::{GetFeaturesCdw10, SetFeaturesCdw10},
 };
+use zerocopy::{FromZeros, IntoBytes};
 
-use super::{Admin, AdminContext, Handled, Outcome};
+use super::{Admin, AdminContext, Handled, Outcome, clock::Clock, keep_alive::KeepAlive};
 use crate::{
     config::{CacheMode, ControllerConfig},
     table::{self, FeatureKind},
@@ -40,7 +41,10 @@ pub(super) struct Features {
     write_cache: VolatileWriteCache,
     coalescing: InterruptCoalescing,
     write_atomicity: WriteAtomicityNormal,
-    events: AsyncEventConfig,
+    pub(super) events: AsyncEventConfig,
+    pub(super) clock: Clock,
+    pub(super) keep_alive: KeepAlive,
+    host_behavior: HostBehavior,
 }
 
 impl Features {
@@ -56,6 +60,9 @@ impl Features {
             coalescing: InterruptCoalescing::new(),
             write_atomicity: WriteAtomicityNormal::new(),
             events: AsyncEventConfig::new(),
+            clock: Clock::default(),
+            keep_alive: KeepAlive::default(),
+            host_behavior: HostBehavior::new_zeroed(),
         }
     }
 
@@ -109,8 +116,27 @@ impl Features {
             }
             FeatureKind::WriteAtomicityNormal => self.write_atomicity.into(),
             FeatureKind::AsyncEventConfig => self.events.into(),
+            FeatureKind::KeepAliveTimer => self.keep_alive.kato_ms(),
+            // The only combination of command sets.
+            FeatureKind::CommandSetProfile => CommandSetProfile::new().into(),
+            // Their values are data.
+            FeatureKind::Timestamp | FeatureKind::HostBehavior => 0,
         })
     }
+
+    /// The value of a feature that has it in the command's data.
+    fn data(&self, cx: &AdminContext<'_>, kind: FeatureKind) -> Option<Vec<u8>> {
+        match kind {
+            FeatureKind::Timestamp => Some(self.clock.read(cx.now_ns).as_bytes().to_vec()),
+            FeatureKind::HostBehavior => Some(self.host_behavior.as_bytes().to_vec()),
+            _ => None,
+        }
+    }
+}
+
+/// The feature that a command names.
+fn feature(cx: &AdminContext<'_>, fid: FeatureId) -> Result<FeatureKind, Status> {
+    table::feature_kind(&cx.shared.config, fid).ok_or(Status::INVALID_FIELD.dnr())
 }
 
 /// What Number of Queues grants: all that are configured.
@@ -130,41 +156,38 @@ fn namespace_index(cx: &AdminContext<'_>, nsid: u32) -> Result<usize, Status> {
     Ok(namespace.nsid as usize - 1)
 }
 
-/// Whether a feature is there with this configuration.
-fn present(cx: &AdminContext<'_>, kind: FeatureKind) -> bool {
-    kind != FeatureKind::VolatileWriteCache || cx.shared.config.cache == CacheMode::Volatile
-}
-
 impl Admin {
     /// Get Features (Base 5.1.11).
     pub(super) fn get_features(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Handled {
         let cdw10 = GetFeaturesCdw10::from(sqe.cdw10);
-        let kind = table::feature_kind(cdw10.fid()).ok_or(Status::INVALID_FIELD.dnr())?;
-        if !present(cx, kind) {
-            return Err(Status::INVALID_FIELD.dnr());
-        }
-        let value = match Select::from_bits(cdw10.sel()) {
-            Some(Select::Current) => self.features.value(cx, kind, sqe, true)?,
+        let kind = feature(cx, cdw10.fid())?;
+        let select = Select::from_bits(cdw10.sel()).ok_or(Status::INVALID_FIELD.dnr())?;
+        let default;
+        let (features, current) = match select {
+            Select::Current => (&self.features, true),
             // Nothing is saveable, and then the saved value is the default (Base 4.4).
-            Some(Select::Default | Select::Saved) => {
-                Features::new(&cx.shared.config).value(cx, kind, sqe, false)?
+            Select::Default | Select::Saved => {
+                default = Features::new(&cx.shared.config);
+                (&default, false)
             }
-            Some(Select::Supported) => Capabilities::new()
-                .with_namespace_specific(kind == FeatureKind::ErrorRecovery)
-                .with_changeable(true)
-                .into(),
-            None => return Err(Status::INVALID_FIELD.dnr()),
+            Select::Supported => {
+                let capabilities = Capabilities::new()
+                    .with_namespace_specific(kind == FeatureKind::ErrorRecovery)
+                    .with_changeable(true);
+                return Ok(Outcome::value(capabilities.into()));
+            }
         };
+        let value = features.value(cx, kind, sqe, current)?;
+        if let Some(data) = features.data(cx, kind) {
+            self.send(cx, sqe, &data, data.len() as u64)?;
+        }
         Ok(Outcome::value(value))
     }
 
     /// Set Features (Base 5.1.25).
     pub(super) fn set_features(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Handled {
         let cdw10 = SetFeaturesCdw10::from(sqe.cdw10);
-        let kind = table::feature_kind(cdw10.fid()).ok_or(Status::INVALID_FIELD.dnr())?;
-        if !present(cx, kind) {
-            return Err(Status::INVALID_FIELD.dnr());
-        }
+        let kind = feature(cx, cdw10.fid())?;
         if cdw10.sv() {
             return Err(Status::FEATURE_NOT_SAVEABLE.dnr());
         }
@@ -235,9 +258,26 @@ impl Admin {
             }
             FeatureKind::AsyncEventConfig => {
                 let asked = AsyncEventConfig::from(sqe.cdw11);
-                // OAES offers no notices.
-                self.features.events = AsyncEventConfig::new().with_smart(asked.smart());
+                // OAES offers one notice.
+                self.features.events = AsyncEventConfig::new()
+                    .with_smart(asked.smart())
+                    .with_namespace_attribute(asked.namespace_attribute());
                 self.raise_warnings();
+                if !asked.namespace_attribute() {
+                    self.events.withdraw(EventType::Notice);
+                }
+            }
+            FeatureKind::Timestamp => {
+                let mut asked = Timestamp::new();
+                self.receive(cx, sqe, asked.as_mut_bytes())?;
+                self.features.clock.set(asked, cx.now_ns);
+            }
+            FeatureKind::KeepAliveTimer => self.features.keep_alive.set(sqe.cdw11, cx.now_ns),
+            FeatureKind::HostBehavior => self.set_host_behavior(cx, sqe)?,
+            FeatureKind::CommandSetProfile => {
+                if CommandSetProfile::from(sqe.cdw11).iocsci() != 0 {
+                    return Err(Status::COMMAND_SETS_REJECTED.dnr());
+                }
             }
         }
         Ok(Outcome::SUCCESS)
@@ -268,6 +308,20 @@ impl Admin {
         } else {
             self.events.withdraw(EventType::Smart);
         }
+    }
+
+    /// Host Behavior Support (Base 5.1.25.1). Of what a host may be able to do, only Advanced
+    /// Command Retry means anything here, and as CRDT is 0 nothing comes of that either. The rest
+    /// goes with what Identify does not offer.
+    fn set_host_behavior(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Result<(), Status> {
+        let mut asked = HostBehavior::new_zeroed();
+        self.receive(cx, sqe, asked.as_mut_bytes())?;
+        let absent = [asked.etdas, asked.lbafee, asked.hdisns];
+        if asked.acre > 1 || absent != [0; 3] || asked.cdfe != 0 {
+            return Err(Status::INVALID_FIELD.dnr());
+        }
+        self.features.host_behavior.acre = asked.acre;
+        Ok(())
     }
 
     /// Error Recovery (NVM 4.1.3.2), for one namespace or all.

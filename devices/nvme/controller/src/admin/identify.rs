@@ -1,12 +1,17 @@
 //! Identify (Base 5.1.13).
 
 use nvme_spec::{
-    IDENTIFY_BYTES, NSID_BROADCAST, Sqe, Status,
+    Csi, IDENTIFY_BYTES, NSID_BROADCAST, Sqe, Status,
+    command_set::{
+        CNTID_THIS, CommandSetVector, CommandSets, IndependentNamespace, NamespaceStatus,
+        NvmController, NvmNamespace,
+    },
     identify::{
         CNTRLTYPE_IO, EntrySizes, FLUSH_BROADCAST_SUPPORTED, FirmwareUpdates, IdentifyController,
-        NIDT_EUI64, NIDT_NGUID, NamespaceDescriptorHeader, VolatileWriteCacheAttributes,
+        NIDT_CSI, NIDT_EUI64, NIDT_NGUID, NamespaceDescriptorHeader, OAES_NAMESPACE_ATTRIBUTE,
+        VolatileWriteCacheAttributes,
     },
-    queue::IdentifyCdw10,
+    queue::{IdentifyCdw10, IdentifyCdw11},
     registers::{CQE_LOG2, SQE_LOG2},
 };
 use zerocopy::{FromZeros, IntoBytes};
@@ -15,10 +20,12 @@ use super::{
     ABORT_LIMIT, Admin, AdminContext, Handled, Outcome,
     events::REQUEST_LIMIT,
     features::{CRITICAL_TEMPERATURE_K, POWER_STATES, WARNING_TEMPERATURE_K},
+    keep_alive,
 };
 use crate::{
     config::{CacheMode, ControllerConfig, MIN_PAGE_BYTES},
-    error_log, namespace,
+    error_log,
+    namespace::{self, Namespace},
     shared::Shared,
     table::{self, IdentifyKind},
 };
@@ -30,66 +37,106 @@ const LOCAL_OUI: [u8; 3] = [0x26, 0xFE, 0x02];
 const MAX_POWER_CENTIWATTS: u16 = 2500;
 /// What a host should wait for a shutdown, in microseconds; a shutdown here takes one poll.
 const RTD3_MICROSECONDS: u32 = 1_000_000;
+/// CNTLID: the subsystem has this controller alone.
+const CONTROLLER_ID: u16 = 0;
 
 impl Admin {
     /// Identify: 4,096 bytes of the structure that CNS names.
     pub(super) fn identify(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Handled {
-        let cns = IdentifyCdw10::from(sqe.cdw10).cns();
-        let kind = table::identify_kind(cns).ok_or(Status::INVALID_FIELD.dnr())?;
-        let mut data = [0u8; IDENTIFY_BYTES];
-        match kind {
-            IdentifyKind::Controller => data = to_bytes(&controller(cx.shared)),
-            IdentifyKind::Namespace => {
-                // Without Namespace Management, FFFFFFFFh asks for nothing.
-                if sqe.nsid == NSID_BROADCAST {
-                    return Err(Status::INVALID_NAMESPACE.dnr());
+        let cdw10 = IdentifyCdw10::from(sqe.cdw10);
+        let csi = IdentifyCdw11::from(sqe.cdw11).csi();
+        let shared = cx.shared;
+        let kind = table::identify_kind(cdw10.cns()).ok_or(Status::INVALID_FIELD.dnr())?;
+        let data = match kind {
+            IdentifyKind::Controller => to_bytes(&controller(shared)),
+            // Without Namespace Management, FFFFFFFFh asks for nothing: no namespace has it.
+            IdentifyKind::Namespace => to_bytes(&named(shared, sqe)?.identify()),
+            IdentifyKind::ActiveNamespaces => active_namespaces(shared, sqe.nsid)?,
+            IdentifyKind::NamespaceDescriptors => descriptors(named(shared, sqe)?),
+            IdentifyKind::CommandSetNamespace => {
+                named(shared, sqe)?;
+                if csi != Csi::NVM {
+                    return Err(Status::INVALID_COMMAND_SET.dnr());
                 }
-                let namespace = cx
-                    .shared
-                    .namespace(sqe.nsid)
-                    .ok_or(Status::INVALID_NAMESPACE.dnr())?;
-                data = to_bytes(&namespace.identify());
+                // No protection information, and no preferences of a size that CNS 00h cannot say.
+                to_bytes(&NvmNamespace::new_zeroed())
             }
-            IdentifyKind::ActiveNamespaces => {
-                // FFFFFFFEh and FFFFFFFFh are refused (Base 5.1.13.2.2).
-                if sqe.nsid >= NSID_BROADCAST - 1 {
-                    return Err(Status::INVALID_NAMESPACE.dnr());
-                }
-                let nsids = cx
-                    .shared
-                    .namespaces
-                    .iter()
-                    .map(|n| n.nsid)
-                    .filter(|&n| n > sqe.nsid);
-                for (place, nsid) in data.chunks_exact_mut(4).zip(nsids) {
-                    place.copy_from_slice(&nsid.to_le_bytes());
-                }
+            IdentifyKind::CommandSetController => {
+                command_set(csi)?;
+                // No limits: Verify, Write Zeroes and Dataset Management take any number of blocks.
+                to_bytes(&NvmController::new_zeroed())
             }
-            IdentifyKind::NamespaceDescriptors => {
-                let namespace = cx
-                    .shared
-                    .namespace(sqe.nsid)
-                    .ok_or(Status::INVALID_NAMESPACE.dnr())?;
-                let eui64 = NamespaceDescriptorHeader::new(NIDT_EUI64, 8);
-                let nguid = NamespaceDescriptorHeader::new(NIDT_NGUID, 16);
-                let list = [
-                    eui64.as_bytes(),
-                    &namespace.eui64(),
-                    nguid.as_bytes(),
-                    &namespace.nguid(),
-                ]
-                .concat();
-                for (place, byte) in data.iter_mut().zip(list) {
-                    *place = byte;
-                }
+            IdentifyKind::CommandSetActiveNamespaces => {
+                command_set(csi)?;
+                active_namespaces(shared, sqe.nsid)?
             }
-        }
+            IdentifyKind::IndependentNamespace => {
+                named(shared, sqe)?;
+                let mut data = IndependentNamespace::new_zeroed();
+                data.nstat = NamespaceStatus::new().with_nrdy(true);
+                to_bytes(&data)
+            }
+            IdentifyKind::CommandSets => {
+                if !matches!(cdw10.cntid(), CONTROLLER_ID | CNTID_THIS) {
+                    return Err(Status::INVALID_FIELD.dnr());
+                }
+                let mut data = CommandSets::new_zeroed();
+                if let Some(first) = data.vectors.first_mut() {
+                    *first = CommandSetVector::new().with_nvm(true);
+                }
+                to_bytes(&data)
+            }
+        };
         self.send(cx, sqe, &data, IDENTIFY_BYTES as u64)?;
         Ok(Outcome::SUCCESS)
     }
 }
 
-fn to_bytes<T: IntoBytes + zerocopy::Immutable>(value: &T) -> [u8; IDENTIFY_BYTES] {
+/// The namespace that a command names.
+fn named<'a>(shared: &'a Shared, sqe: &Sqe) -> Result<&'a Namespace, Status> {
+    shared
+        .namespace(sqe.nsid)
+        .ok_or(Status::INVALID_NAMESPACE.dnr())
+}
+
+/// Checks that the controller has a command set: it has one.
+fn command_set(csi: Csi) -> Result<(), Status> {
+    match csi {
+        Csi::NVM => Ok(()),
+        _ => Err(Status::INVALID_FIELD.dnr()),
+    }
+}
+
+/// The active namespaces above `after` (Base 5.1.13.2.2). All are of the NVM Command Set.
+fn active_namespaces(shared: &Shared, after: u32) -> Result<[u8; IDENTIFY_BYTES], Status> {
+    // FFFFFFFEh and FFFFFFFFh are refused.
+    if after >= NSID_BROADCAST - 1 {
+        return Err(Status::INVALID_NAMESPACE.dnr());
+    }
+    let mut data = [0; IDENTIFY_BYTES];
+    let nsids = shared.namespaces.iter().map(|n| n.nsid);
+    let nsids = nsids.filter(|&nsid| nsid > after);
+    for (place, nsid) in data.chunks_exact_mut(4).zip(nsids) {
+        place.copy_from_slice(&nsid.to_le_bytes());
+    }
+    Ok(data)
+}
+
+/// What identifies a namespace, and its command set (Base 5.1.13.2.3).
+fn descriptors(namespace: &Namespace) -> [u8; IDENTIFY_BYTES] {
+    let list = [
+        NamespaceDescriptorHeader::new(NIDT_EUI64, 8).as_bytes(),
+        &namespace.eui64(),
+        NamespaceDescriptorHeader::new(NIDT_NGUID, 16).as_bytes(),
+        &namespace.nguid(),
+        NamespaceDescriptorHeader::new(NIDT_CSI, 1).as_bytes(),
+        Csi::NVM.as_bytes(),
+    ]
+    .concat();
+    to_bytes(list.as_slice())
+}
+
+fn to_bytes<T: IntoBytes + zerocopy::Immutable + ?Sized>(value: &T) -> [u8; IDENTIFY_BYTES] {
     let mut data = [0; IDENTIFY_BYTES];
     for (place, byte) in data.iter_mut().zip(value.as_bytes()) {
         *place = *byte;
@@ -117,9 +164,11 @@ fn controller(shared: &Shared) -> IdentifyController {
     data.fr = padded(&config.firmware);
     data.ieee = LOCAL_OUI;
     data.mdts = mdts(config);
+    data.cntlid = CONTROLLER_ID;
     data.ver = config.version.into();
     data.rtd3r = RTD3_MICROSECONDS;
     data.rtd3e = RTD3_MICROSECONDS;
+    data.oaes = OAES_NAMESPACE_ATTRIBUTE;
     data.cntrltype = CNTRLTYPE_IO;
     data.oacs = table::oacs();
     data.acl_z = ABORT_LIMIT - 1;
@@ -132,6 +181,7 @@ fn controller(shared: &Shared) -> IdentifyController {
     data.npss_z = POWER_STATES - 1;
     data.wctemp = WARNING_TEMPERATURE_K;
     data.cctemp = CRITICAL_TEMPERATURE_K;
+    data.kas = keep_alive::GRANULARITY;
     data.sqes = EntrySizes::new()
         .with_required(SQE_LOG2)
         .with_maximum(SQE_LOG2);

@@ -1,7 +1,7 @@
 //! Get Log Page (Base 5.1.12).
 
 use nvme_spec::{
-    NSID_BROADCAST, Sqe, Status,
+    Csi, LogId, NSID_BROADCAST, Sqe, Status,
     log::{FirmwareSlotLog, SMART_DATA_UNIT_BYTES, SmartLog},
     queue::{GetLogCdw10, GetLogCdw11, GetLogCdw14},
 };
@@ -9,6 +9,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Admin, AdminContext, Handled, Outcome, features::TEMPERATURE_K};
 use crate::{
+    effects,
     stats::Stats,
     sync::lock,
     table::{self, LogKind},
@@ -29,10 +30,12 @@ impl Admin {
         let dwords = (u64::from(numdu) << 16 | u64::from(cdw10.numdl_z())) + 1;
         let offset = u64::from(sqe.cdw13) << 32 | u64::from(sqe.cdw12);
         // Offsets are bytes: no page here has an index (Base 5.1.12).
-        if offset % 4 != 0 || GetLogCdw14::from(sqe.cdw14).ot() {
+        let cdw14 = GetLogCdw14::from(sqe.cdw14);
+        if offset % 4 != 0 || cdw14.ot() {
             return Err(Status::INVALID_FIELD.dnr());
         }
         let page = match kind {
+            LogKind::SupportedPages => effects::log_pages().as_bytes().to_vec(),
             LogKind::Error => error_information(cx),
             LogKind::Smart => {
                 // The log is the controller's: LPA says that namespaces have none.
@@ -42,7 +45,16 @@ impl Admin {
                 self.smart(cx).as_bytes().to_vec()
             }
             LogKind::FirmwareSlot => firmware_slot(cx).as_bytes().to_vec(),
-            LogKind::CommandsEffects => table::effects().as_bytes().to_vec(),
+            LogKind::ChangedNamespaces => self.changed.page().as_bytes().to_vec(),
+            LogKind::CommandsEffects => {
+                // The page is of a command set, and there is one.
+                if cdw14.csi() != Csi::NVM {
+                    return Err(Status::INVALID_FIELD.dnr());
+                }
+                effects::commands().as_bytes().to_vec()
+            }
+            LogKind::FeaturesEffects => effects::features(&cx.shared.config).as_bytes().to_vec(),
+            LogKind::MiCommandsEffects => effects::mi_commands().as_bytes().to_vec(),
         };
         let start = usize::try_from(offset)
             .ok()
@@ -53,6 +65,9 @@ impl Admin {
         self.send(cx, sqe, part, dwords * 4)?;
         if !cdw10.rae() {
             self.events.log_read(cdw10.lid());
+            if cdw10.lid() == LogId::CHANGED_NAMESPACES {
+                self.changed.clear();
+            }
         }
         Ok(Outcome::SUCCESS)
     }

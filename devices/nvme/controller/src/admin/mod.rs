@@ -1,22 +1,26 @@
 //! Admin commands (Base 5), all on shard 0.
 
+mod changed;
+mod clock;
+mod data;
 mod events;
 mod features;
 mod identify;
+mod keep_alive;
 mod logs;
 mod queues;
 
 use std::sync::{Arc, atomic::Ordering};
 
 use nvme_spec::{
-    Sqe, Status,
+    LogId, Sqe, Status,
+    event::{EventType, NOTICE_NAMESPACE_ATTRIBUTE},
     queue::{ABORT_NOT_ABORTED, AbortCdw10},
-    registers::{CC_AMS_ROUND_ROBIN, CC_CSS_NVM},
+    registers::{CC_AMS_ROUND_ROBIN, CC_CSS_ALL, CC_CSS_NVM},
 };
 use storage::{GuestRam, Request};
-use vm_memory::{Bytes, GuestAddress};
 
-use self::{events::Events, features::Features, queues::Queues};
+use self::{changed::Changed, events::Events, features::Features, queues::Queues};
 use crate::{
     command::Command,
     config::{ControllerConfig, MIN_PAGE_BYTES},
@@ -24,7 +28,6 @@ use crate::{
     ids::{AdminTicket, Epoch},
     lint::Kind,
     mailbox::{Answer, Message},
-    prp,
     queue::{CompletionQueue, SubmissionQueue},
     registers::{Registers, page_size_supported},
     shared::Shared,
@@ -91,6 +94,7 @@ pub(crate) struct Admin {
     queues: Queues,
     features: Features,
     events: Events,
+    changed: Changed,
     /// Commands that wait for an answer, by ticket.
     waiting: Vec<Option<Waiting>>,
     /// Segments of an admin command's data.
@@ -120,6 +124,7 @@ impl Admin {
             queues: Queues::new(config.io_queues),
             features: Features::new(config),
             events: Events::default(),
+            changed: Changed::default(),
             waiting: Vec::new(),
             data: Request::default(),
             first_command_ns: None,
@@ -135,11 +140,12 @@ impl Admin {
         shared: &Shared,
         memory: &GuestRam,
         registers: &Registers,
+        now_ns: u64,
     ) -> Result<(CompletionQueue, SubmissionQueue), &'static str> {
         let Registers {
             cc, aqa, asq, acq, ..
         } = *registers;
-        if cc.css() != CC_CSS_NVM {
+        if !matches!(cc.css(), CC_CSS_NVM | CC_CSS_ALL) {
             return Err("CC.CSS selects a command set that CAP.CSS does not offer");
         }
         if cc.ams() != CC_AMS_ROUND_ROBIN {
@@ -172,6 +178,7 @@ impl Admin {
             lint.created(memory, Kind::Submission, 0, asq, sq_entries);
             lint.created(memory, Kind::Completion, 0, acq, cq_entries);
         }
+        self.features.clock.start(now_ns);
         shared.doorbells.open(0, Side::SqTail, 0);
         shared.doorbells.open(0, Side::CqHead, 0);
         Ok((
@@ -181,7 +188,11 @@ impl Admin {
     }
 
     /// Forgets all that a Controller Level Reset ends (Base 3.7.2); the commands that waited.
-    pub(crate) fn reset(&mut self, shared: &Shared) -> impl Iterator<Item = Command> + use<> {
+    pub(crate) fn reset(
+        &mut self,
+        shared: &Shared,
+        now_ns: u64,
+    ) -> impl Iterator<Item = Command> + use<> {
         shared.doorbells.close(0, Side::SqTail);
         shared.doorbells.close(0, Side::CqHead);
         self.queues.close_all(&shared.doorbells);
@@ -190,7 +201,9 @@ impl Admin {
         }
         shared.settings.reset();
         self.features = Features::new(&shared.config);
+        self.features.clock.start(now_ns);
         self.events = Events::default();
+        self.changed = Changed::default();
         self.take_waiting()
     }
 
@@ -225,6 +238,10 @@ impl Admin {
             AdminKind::GetFeatures => self.get_features(cx, sqe),
             AdminKind::Abort => self.abort(cx, sqe),
             AdminKind::AsyncEventRequest => self.events.request(sqe.cid).map(|()| Outcome::Event),
+            AdminKind::KeepAlive => {
+                self.features.keep_alive.restart(cx.now_ns);
+                Ok(Outcome::SUCCESS)
+            }
         }
     }
 
@@ -326,6 +343,23 @@ impl Admin {
         waiting.command.map(|(command, sqe)| (command, sqe, dw0))
     }
 
+    /// A namespace is not what it was: the host may want to hear of it (Base 5.1.2.1).
+    pub(crate) fn namespace_changed(&mut self, nsid: u32) {
+        self.changed.add(nsid);
+        if self.features.events.namespace_attribute() {
+            self.events.raise(
+                EventType::Notice,
+                NOTICE_NAMESPACE_ATTRIBUTE,
+                LogId::CHANGED_NAMESPACES,
+            );
+        }
+    }
+
+    /// When the host is taken for dead unless it sends a Keep Alive command, if it asked for that.
+    pub(crate) const fn keep_alive_ns(&self) -> Option<u64> {
+        self.features.keep_alive.deadline_ns()
+    }
+
     /// Records doorbell writes that no correct host makes.
     pub(crate) fn doorbell_faults(&mut self, shared: &Shared, faults: u32) {
         self.events.doorbell_faults(shared, faults);
@@ -339,38 +373,5 @@ impl Admin {
     /// The next Asynchronous Event Request to complete.
     pub(crate) fn next_delivery(&mut self) -> Option<Delivery> {
         self.events.next_delivery()
-    }
-
-    /// Copies `bytes` into a command's data buffer, which is `len` bytes; what the buffer has
-    /// beyond `bytes` is left as it is.
-    fn send(
-        &mut self,
-        cx: &AdminContext<'_>,
-        sqe: &Sqe,
-        bytes: &[u8],
-        len: u64,
-    ) -> Result<(), Status> {
-        if len > u64::from(cx.shared.config.mdts_bytes) {
-            return Err(Status::INVALID_FIELD.dnr());
-        }
-        let page_bytes = cx.shared.settings.page_bytes.load(Ordering::Relaxed);
-        self.data.segments.clear();
-        let filled = len.min(bytes.len() as u64);
-        let buffer = prp::Buffer {
-            prp1: sqe.prp1,
-            prp2: sqe.prp2,
-            len,
-        };
-        prp::walk(&mut self.data, cx.memory, page_bytes, buffer, filled)?;
-        let mut rest = bytes;
-        for segment in &self.data.segments {
-            let count = rest.len().min(segment.len as usize);
-            let (now, later) = rest.split_at(count);
-            cx.memory
-                .write_slice(now, GuestAddress(segment.addr))
-                .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
-            rest = later;
-        }
-        Ok(())
     }
 }

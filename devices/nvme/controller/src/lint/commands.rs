@@ -4,8 +4,11 @@
 use std::{fmt, ops::Range};
 
 use nvme_spec::{
-    AdminOpcode, IDENTIFY_BYTES, Sqe,
-    queue::{DsmCdw10, DsmRange, GetLogCdw10, GetLogCdw11, RwCdw12},
+    AdminOpcode, FeatureId, IDENTIFY_BYTES, Sqe,
+    feature::{HostBehavior, Select, Timestamp},
+    queue::{
+        DsmCdw10, DsmRange, GetFeaturesCdw10, GetLogCdw10, GetLogCdw11, RwCdw12, SetFeaturesCdw10,
+    },
 };
 use storage::GuestRam;
 
@@ -230,6 +233,14 @@ fn transfer_bytes(shared: &Shared, sqid: u16, sqe: &Sqe) -> Option<u64> {
                 let high = GetLogCdw11::from(sqe.cdw11).numdu();
                 ((u64::from(high) << 16 | u64::from(low)) + 1) * 4
             }
+            AdminOpcode::SET_FEATURES => feature_bytes(SetFeaturesCdw10::from(sqe.cdw10).fid())?,
+            AdminOpcode::GET_FEATURES => {
+                let cdw10 = GetFeaturesCdw10::from(sqe.cdw10);
+                if Select::from_bits(cdw10.sel())? == Select::Supported {
+                    return None;
+                }
+                feature_bytes(cdw10.fid())?
+            }
             _ => return None,
         },
         _ => match table::io_kind(sqe.nvm_opcode())? {
@@ -247,6 +258,15 @@ fn transfer_bytes(shared: &Shared, sqid: u16, sqe: &Sqe) -> Option<u64> {
         },
     };
     (bytes <= u64::from(shared.config.mdts_bytes)).then_some(bytes)
+}
+
+/// Bytes of a feature whose value is data.
+const fn feature_bytes(fid: FeatureId) -> Option<u64> {
+    match fid {
+        FeatureId::TIMESTAMP => Some(size_of::<Timestamp>() as u64),
+        FeatureId::HOST_BEHAVIOR_SUPPORT => Some(size_of::<HostBehavior>() as u64),
+        _ => None,
+    }
 }
 
 impl fmt::Display for Problem {

@@ -100,6 +100,9 @@ fn feature(fid: FeatureId) -> Option<u32> {
         FeatureId::ERROR_RECOVERY | FeatureId::INTERRUPT_VECTOR_CONFIG => 0xFFFE_0000,
         FeatureId::VOLATILE_WRITE_CACHE | FeatureId::WRITE_ATOMICITY_NORMAL => 0xFFFF_FFFE,
         FeatureId::INTERRUPT_COALESCING => 0xFFFF_0000,
+        FeatureId::TIMESTAMP | FeatureId::HOST_BEHAVIOR_SUPPORT => ALL,
+        FeatureId::IO_COMMAND_SET_PROFILE => 0xFFFF_FE00,
+        FeatureId::KEEP_ALIVE_TIMER => 0,
         // Its bits grow from version to version.
         FeatureId::NUMBER_OF_QUEUES | FeatureId::ASYNC_EVENT_CONFIG => 0,
         _ => return None,
@@ -202,10 +205,10 @@ mod tests {
         let identify = u32::from(identify.with_cntid(u16::MAX));
         assert_eq!(!admin(AdminOpcode::IDENTIFY, 10), identify);
         let identify = IdentifyCdw11::new().with_cnssid(u16::MAX);
-        let identify = u32::from(identify.with_csi(u8::MAX));
+        let identify = u32::from(identify.with_csi_raw(u8::MAX));
         assert_eq!(!admin(AdminOpcode::IDENTIFY, 11), identify);
         let log = GetLogCdw14::new().with_uuid_index(0x7F).with_ot(true);
-        let log = u32::from(log.with_csi(u8::MAX));
+        let log = u32::from(log.with_csi_raw(u8::MAX));
         assert_eq!(!admin(AdminOpcode::GET_LOG_PAGE, 14), log);
         let dsm = DsmCdw11::new().with_idr(true).with_idw(true).with_ad(true);
         assert_eq!(!io(NvmOpcode::DATASET_MANAGEMENT, 11), u32::from(dsm));

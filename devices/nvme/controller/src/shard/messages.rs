@@ -35,6 +35,11 @@ impl Lane {
                 Message::Quiesce { round, drop_queues } => {
                     self.quiesce(work.shared, round, drop_queues);
                 }
+                Message::NamespaceChanged { nsid } => {
+                    if let Some(admin) = &mut self.admin {
+                        admin.namespace_changed(nsid);
+                    }
+                }
                 Message::AddCq { epoch, queue } if epoch == self.epoch => {
                     self.running = !self.halted && self.quiescing.is_none();
                     self.rings.add_cq(queue);
@@ -146,7 +151,7 @@ impl Lane {
         if registers.lifecycle != Lifecycle::Enabling {
             return;
         }
-        match admin.enable(work.shared, work.memory, &registers) {
+        match admin.enable(work.shared, work.memory, &registers, work.now_ns) {
             Ok((cq, sq)) => {
                 self.rings = Rings::default();
                 self.rings.add_cq(cq);
@@ -191,7 +196,7 @@ impl Lane {
     }
 
     /// Reports a reset or shutdown when nothing is in flight any more.
-    pub(super) fn finish_quiescing(&mut self, shared: &Shared) {
+    pub(super) fn finish_quiescing(&mut self, shared: &Shared, now_ns: u64) {
         let Some(Quiescing { round, drop_queues }) = self.quiescing else {
             return;
         };
@@ -203,7 +208,7 @@ impl Lane {
         self.quiescing = None;
         if drop_queues {
             if let Some(admin) = &mut self.admin {
-                for command in admin.reset(shared) {
+                for command in admin.reset(shared, now_ns) {
                     self.rings.hand_back(command);
                 }
             }
