@@ -436,6 +436,9 @@ mod tests {
         assert!(!Report::parse(&text).good());
         let text = output(&[Event::Plan(1), finished(1, &Ok(()))]);
         assert!(Report::parse(&text).good());
+        let ok = Ok(());
+        let text = output(&[Event::Plan(2), finished(1, &ok), finished(1, &ok)]);
+        assert!(!Report::parse(&text).good(), "a result came twice");
         let text = output(&[Event::BailOut("no controller")]);
         let report = Report::parse(&text);
         assert_eq!(report.bail_out.as_deref(), Some("no controller"));

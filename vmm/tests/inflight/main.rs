@@ -8,7 +8,9 @@ mod fairness;
 mod held;
 mod interrupts;
 mod queues;
+mod ranges;
 mod reset;
+mod sleep;
 
 use std::sync::Arc;
 

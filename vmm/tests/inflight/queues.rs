@@ -179,6 +179,27 @@ fn an_aborted_event_request_completes_before_its_abort() {
     assert_eq!(driver.wait_any(0).expect("completed").cid, request.cid);
 }
 
+/// Invariant 3: what may wait for ever holds no completion slot meanwhile.
+#[test]
+fn event_requests_leave_the_admin_completion_queue_to_others() {
+    let device = Held::new(1);
+    let mut machine = machine(&device, 1);
+    let mut driver = Driver::new(&mut machine).expect("a controller");
+    let small = Config {
+        admin_cq_entries: 4,
+        ..Config::default()
+    };
+    driver.enable(&small).expect("enabled");
+    for _ in 0..8 {
+        driver.request_event().expect("submitted");
+        step(&mut driver, 5);
+    }
+    driver.set_command_timeout(1_000_000);
+    driver
+        .identify_controller()
+        .expect("three slots are enough for one command");
+}
+
 /// Invariant 8: memory that the guest gave to a request outlives its unmapping.
 #[test]
 fn a_pending_request_keeps_its_memory() {

@@ -16,13 +16,17 @@ const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 const TOP: &str = "ferrite";
 /// Who may know whom: each room with the rooms it may depend on and the crates of its subject.
 /// [`TOP`] may know everything.
-const MAY_KNOW: [(&str, &[&str]); 7] = [
+const MAY_KNOW: [(&str, &[&str]); 8] = [
     ("nvme-spec", &[]),
     ("storage", &["vm-memory", "rustix"]),
     ("nvme", &["nvme-spec", "storage", "vm-memory"]),
     ("pci", &["vm-memory"]),
     ("nvme-host", &["nvme-spec"]),
     ("nvme-suite", &["nvme-spec", "nvme-host"]),
+    (
+        "mutants",
+        &["anyhow", "clap", "rustix", "serde", "serde_json", "toml"],
+    ),
     (
         KERNEL,
         &[

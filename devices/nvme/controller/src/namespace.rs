@@ -131,3 +131,25 @@ fn identity(config: &ControllerConfig, salt: u32) -> u64 {
         });
     (hash | LOCALLY_ADMINISTERED) & !GROUP
 }
+
+#[cfg(test)]
+mod tests {
+    use storage::null::Null;
+
+    use super::*;
+
+    #[test]
+    fn the_last_block_is_in_and_what_is_beyond_or_wraps_is_not() {
+        let namespace = NamespaceConfig {
+            device: Arc::new(Null::new(8 * 4096)),
+            lba_bytes: 4096,
+        };
+        let namespace = Namespace::new(1, &ControllerConfig::default(), &namespace);
+        assert_eq!(namespace.range(7, 1), Ok((7 * 4096, 4096)));
+        assert_eq!(namespace.range(0, 8), Ok((0, 8 * 4096)));
+        for (slba, nlb) in [(8, 1), (7, 2), (0, 9), (u64::MAX, 1), (u64::MAX, 2)] {
+            let got = namespace.range(slba, nlb);
+            assert_eq!(got, Err(Status::LBA_OUT_OF_RANGE.dnr()), "{slba} {nlb}");
+        }
+    }
+}

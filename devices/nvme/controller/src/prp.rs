@@ -172,6 +172,8 @@ mod tests {
     fn the_second_entry_is_a_page_for_up_to_two() {
         let got = segments(&memory(), 0x1800, 0x9000, 4096);
         assert_eq!(got, Ok(vec![(0x1800, 0x800), (0x9000, 0x800)]));
+        let got = segments(&memory(), 0x1000, 0x9000, 2 * PAGE);
+        assert_eq!(got, Ok(vec![(0x1000, 4096), (0x9000, 4096)]));
     }
 
     #[test]
@@ -246,6 +248,7 @@ mod tests {
         put(&memory, 0x10000, &[0x20000, 0x30004]);
         let cases = [
             (0x1001, 0, 512),
+            (0x1002, 0, 512),
             (0x1000, 0x2004, 8192),
             (0x1000, 0x10004, 12288),
         ];
@@ -258,6 +261,10 @@ mod tests {
             );
         }
         let got = segments(&memory, 0x1000, 0x10000, 12288);
+        assert_eq!(got, Err(Status::INVALID_PRP_OFFSET.dnr()));
+        // A chained list starts with its page.
+        put(&memory, 0x11FF8, &[0x30008]);
+        let got = segments(&memory, 0x1000, 0x11FF8, 12288);
         assert_eq!(got, Err(Status::INVALID_PRP_OFFSET.dnr()));
     }
 

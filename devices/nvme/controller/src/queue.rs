@@ -306,6 +306,48 @@ mod tests {
     }
 
     #[test]
+    fn a_head_that_is_no_slot_is_refused_however_full_the_ring_is() {
+        let memory = memory();
+        let mut cq = CompletionQueue::new(1, 0, 8, None);
+        let post = |cq: &mut CompletionQueue, count: u32| {
+            for _ in 0..count {
+                let permit = cq.reserve().expect("room");
+                cq.post(permit, Cqe::default(), &memory).expect("posted");
+            }
+        };
+        post(&mut cq, 5);
+        assert_eq!(cq.set_head(5), Ok(()));
+        // Slots 5 to 7 and 0 to 3 are filled: 8 is no more than 7 steps away.
+        post(&mut cq, 7);
+        assert_eq!(cq.set_head(8), Err(BadDoorbell { good: 5 }));
+        assert_eq!(cq.set_head(4), Ok(()));
+    }
+
+    /// A host that polls takes an entry when it sees the phase (Base 4.2.4): the rest has to be
+    /// there by then. Where the rest is not memory, the phase must not show either.
+    #[test]
+    fn the_phase_is_not_written_before_the_rest_of_its_entry() {
+        let entry = 0x1000;
+        let last = entry + Cqe::LAST_DWORD;
+        let memory = GuestRam::from_ranges(&[(GuestAddress(last), 4)]).expect("memory");
+        let mut cq = CompletionQueue::new(1, entry, 2, None);
+        let permit = cq.reserve().expect("one slot");
+        let cqe = Cqe {
+            cid: 7,
+            ..Cqe::default()
+        };
+        let fault = QueueFault {
+            qid: 1,
+            address: entry,
+        };
+        assert_eq!(cq.post(permit, cqe, &memory), Err(fault));
+        let written: u32 = memory
+            .load(GuestAddress(last), Ordering::Acquire)
+            .expect("mapped");
+        assert_eq!(written, 0);
+    }
+
+    #[test]
     fn a_fetch_stops_at_the_ring_end_and_goes_on_at_its_start() {
         let memory = memory();
         for slot in 0..4u16 {

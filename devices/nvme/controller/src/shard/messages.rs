@@ -219,3 +219,57 @@ impl Lane {
         shared.quiesced(round);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use storage::{GuestRam, GuestRamHandle, null::Null};
+    use vm_memory::GuestAddress;
+
+    use crate::{
+        Controller, ControllerConfig, Interrupt, NamespaceConfig, mailbox::Message,
+        queue::CompletionQueue,
+    };
+
+    struct Nowhere;
+
+    impl Interrupt for Nowhere {
+        fn signal(&self, _: u16) {}
+    }
+
+    /// Shard 0 may be making a queue while the host resets: the other shard may be done with the
+    /// reset before it hears of the queue.
+    #[test]
+    fn a_queue_of_before_a_reset_is_not_served_after_it() {
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory");
+        let config = ControllerConfig {
+            namespaces: vec![NamespaceConfig {
+                device: Arc::new(Null::new(1 << 20)),
+                lba_bytes: 512,
+            }],
+            shards: 2,
+            ..ControllerConfig::default()
+        };
+        let handle = GuestRamHandle::new(memory);
+        let (_, mut shards) = Controller::new(config, handle, Arc::new(Nowhere)).expect("valid");
+        let shard = &mut shards[1];
+        let shared = shard.shared.clone();
+        let post = |message| shared.mailboxes.post(1, message);
+        let add = |epoch| Message::AddCq {
+            epoch,
+            queue: CompletionQueue::new(2, 0, 2, Some(3)),
+        };
+        post(Message::Quiesce {
+            round: 1,
+            drop_queues: true,
+        });
+        shard.poll(0, 1);
+        post(add(0));
+        shard.poll(0, 1);
+        assert_eq!(shard.lane.rings.remove_cq(2), None);
+        post(add(1));
+        shard.poll(0, 1);
+        assert_eq!(shard.lane.rings.remove_cq(2), Some(3));
+    }
+}
