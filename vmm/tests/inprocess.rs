@@ -9,6 +9,7 @@ use std::{fmt::Write, sync::Arc};
 
 use ferrite::nvme::inprocess::InProcess;
 use nvme::{CacheMode, ControllerConfig, NamespaceConfig};
+use nvme_spec::registers::Vs;
 use nvme_suite::{Event, Filter, Stop, Summary};
 use storage::ram::Ram;
 
@@ -125,6 +126,21 @@ fn a_volatile_cache_passes() {
         5,
         "",
     );
+}
+
+#[test]
+fn each_version_passes() {
+    for version in [Vs::V1_4, Vs::V2_1] {
+        let summary = suite(
+            ControllerConfig {
+                version,
+                ..config(4096)
+            },
+            6,
+            "",
+        );
+        assert!(summary.passed > 300, "{version:?}: {summary:?}");
+    }
 }
 
 #[test]

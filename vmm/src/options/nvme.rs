@@ -195,13 +195,13 @@ const CONTROLLER_KEYS: [Key<NvmeOptions>; 12] = [
     },
     Key {
         name: "version",
-        form: "1.4",
-        help: "the version of the specification that is reported [1.4]",
+        form: "1.4|2.1",
+        help: "the version of the specification that is reported and held [1.4]",
         set: |o, text| {
             o.version = match text {
                 "1.4" => Vs::V1_4,
                 "2.1" => Vs::V2_1,
-                _ => return Err("give 1.4".to_string()),
+                _ => return Err("give 1.4 or 2.1".to_string()),
             };
             Ok(())
         },
@@ -479,6 +479,8 @@ mod tests {
         );
         assert_eq!((config.mdts_bytes, config.shards), (1 << 20, 2));
         assert_eq!(config.cache, CacheMode::Volatile);
+        let later = built("version=2.1").expect("valid");
+        assert_eq!((config.version, later.version), (Vs::V1_4, Vs::V2_1));
         assert!(config.lint.is_some());
         assert!(built("lint=on,lint=off").expect("valid").lint.is_none());
         assert_eq!((config.serial.as_str(), config.model.as_str()), ("A1", "M"));
@@ -507,7 +509,7 @@ mod tests {
             ("cache=yes", "cache", "none or volatile"),
             ("lint=1", "lint", "on or off"),
             ("version=3", "version", "1.4"),
-            ("version=2.1", "version", "use version=1.4"),
+            ("version=2.0", "version", "1.4 or 2.1"),
             ("serial=", "serial", "1 to 20"),
             ("model=\u{e9}", "model", "ASCII"),
             ("namespaces=0", "namespaces", "1 to 1024"),

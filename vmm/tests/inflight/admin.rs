@@ -1,9 +1,11 @@
 //! What admin commands leave behind: events, timers and clocks.
 
+use nvme_spec::command_set::{NVM_COMMAND_SET_1_1, NvmController};
 use nvme_spec::event::{EventResult, EventType, NOTICE_NAMESPACE_ATTRIBUTE};
 use nvme_spec::feature::{AsyncEventConfig, Select, Timestamp};
-use nvme_spec::log::ChangedNamespaces;
-use nvme_spec::{FeatureId, LogId, NSID_BROADCAST};
+use nvme_spec::log::{ChangedNamespaces, ERROR_LOG_VERSION, ErrorLogEntry};
+use nvme_spec::registers::Vs;
+use nvme_spec::{Cns, FeatureId, LogId, NSID_BROADCAST};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::*;
@@ -155,4 +157,43 @@ fn a_timestamp_counts_from_the_reset_and_not_from_the_enabling() {
         "{} ms",
         found.milliseconds()
     );
+}
+
+/// What a host can tell a controller of version 2.1 by, beside VS and CAP.CRMS.
+#[test]
+fn a_version_says_which_fields_are_there() {
+    for (version, log_version, command_set) in [
+        (Vs::V1_4, 0, 0),
+        (Vs::V2_1, ERROR_LOG_VERSION, NVM_COMMAND_SET_1_1),
+    ] {
+        let config = ControllerConfig {
+            namespaces: vec![NamespaceConfig {
+                device: Arc::new(Held::new(1)),
+                lba_bytes: 512,
+            }],
+            version,
+            ..ControllerConfig::default()
+        };
+        let mut machine = InProcess::new(config, 11).expect("valid");
+        let mut driver = enabled(&mut machine);
+        let refused = driver.admin(command::identify(Cns(0xFF), 0));
+        assert!(!refused.expect("completed").status().is_success());
+        let mut entry = ErrorLogEntry::default();
+        driver
+            .log_page(
+                LogId::ERROR_INFORMATION,
+                NSID_BROADCAST,
+                entry.as_mut_bytes(),
+            )
+            .expect("the log");
+        assert_eq!(entry.log_page_version, log_version, "{version:?}");
+        let mut limits = NvmController::new_zeroed();
+        driver
+            .admin_data_ok(
+                command::identify(Cns::CSI_CONTROLLER, 0),
+                limits.as_mut_bytes(),
+            )
+            .expect("the structure");
+        assert_eq!(limits.ver, command_set, "{version:?}");
+    }
 }

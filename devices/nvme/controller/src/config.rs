@@ -171,12 +171,12 @@ impl ControllerConfig {
             8,
             "a Firmware Revision has 1 to 8 such characters",
         )?;
-        if self.version != Vs::V1_4 {
+        if ![Vs::V1_4, Vs::V2_1].contains(&self.version) {
             return Err(ConfigError::new(
                 "version",
                 format_args!("{}.{}", self.version.mjr(), self.version.mnr()),
-                "only 1.4 is complete so far (2.1 also asks for CAP.CRMS and CRTO)",
-                "use version=1.4",
+                "a version whose rules the controller holds",
+                "use version=1.4 or version=2.1",
             ));
         }
         range(
@@ -315,7 +315,7 @@ mod tests {
             ("serial", "é", |c| c.serial = "é".into()),
             ("model", "x", |c| c.model = "x".repeat(41)),
             ("firmware", "123456789", |c| c.firmware = "123456789".into()),
-            ("version", "2.1", |c| c.version = Vs::V2_1),
+            ("version", "2.0", |c| c.version = Vs::V2_0),
             ("queues", "0", |c| c.io_queues = 0),
             ("depth", "1", |c| c.queue_entries = 1),
             ("depth", "65537", |c| c.queue_entries = 65_537),

@@ -67,7 +67,7 @@ impl Controller {
             faults: AtomicU32::new(0),
             settings: Settings::new(config.vectors),
             warnings: AtomicU32::new(0),
-            error_log: Mutex::new(ErrorLog::new()),
+            error_log: Mutex::new(ErrorLog::new(config.version)),
             stats: (0..config.shards).map(|_| ShardStats::default()).collect(),
             interrupt,
             lint: config.lint.clone().map(|sink| Box::new(Linter::new(sink))),

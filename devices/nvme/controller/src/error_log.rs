@@ -2,7 +2,11 @@
 
 use std::collections::VecDeque;
 
-use nvme_spec::{Sqe, Status, log::ErrorLogEntry};
+use nvme_spec::{
+    Sqe, Status,
+    log::{ERROR_LOG_VERSION, ErrorLogEntry},
+    registers::Vs,
+};
 
 /// Entries kept; ELPE is one less.
 pub(crate) const ENTRIES: u8 = 64;
@@ -12,11 +16,19 @@ pub(crate) const ENTRIES: u8 = 64;
 pub(crate) struct ErrorLog {
     entries: VecDeque<ErrorLogEntry>,
     count: u64,
+    /// Log Page Version of the entries.
+    version: u8,
 }
 
 impl ErrorLog {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(version: Vs) -> Self {
         Self {
+            // The byte is reserved before 2.0.
+            version: if version >= Vs::V2_0 {
+                ERROR_LOG_VERSION
+            } else {
+                0
+            },
             entries: VecDeque::with_capacity(usize::from(ENTRIES)),
             count: 0,
         }
@@ -39,6 +51,7 @@ impl ErrorLog {
     fn push(&mut self, mut entry: ErrorLogEntry) {
         self.count += 1;
         entry.error_count = self.count;
+        entry.log_page_version = self.version;
         if self.entries.len() == usize::from(ENTRIES) {
             self.entries.pop_back();
         }

@@ -1,7 +1,8 @@
 //! The register file behind BAR0: reads, writes, and the access rules, once.
 
 use nvme_spec::registers::{
-    ADMIN_QUEUE_BASE_MASK, Aqa, CAP_CSS_IOCSS, CAP_CSS_NVM, Cap, Cc, DOORBELL_BASE, Register, Shn,
+    ADMIN_QUEUE_BASE_MASK, Aqa, CAP_CRMS_WITH_MEDIA, CAP_CSS_IOCSS, CAP_CSS_NVM, Cap, Cc, Crto,
+    DOORBELL_BASE, Register, Shn, Vs,
 };
 
 use crate::{
@@ -104,12 +105,26 @@ impl Registers {
 
 /// Controller Capabilities of a configuration (Base 3.1.4.1).
 pub(crate) fn cap(config: &ControllerConfig) -> Cap {
+    let crms = if config.version >= Vs::V2_0 {
+        CAP_CRMS_WITH_MEDIA
+    } else {
+        0
+    };
     Cap::new()
+        .with_crms(crms)
         .with_mqes_z(u16::try_from(config.queue_entries - 1).unwrap_or(u16::MAX))
         .with_cqr(true)
         .with_to(TIMEOUT_HALF_SECONDS)
         .with_css(CAP_CSS_NVM | CAP_CSS_IOCSS)
         .with_mpsmax(MPSMAX)
+}
+
+/// Controller Ready Timeouts, where CAP.CRMS says that they are there: what CAP.TO says.
+pub(crate) fn crto(cap: Cap) -> Crto {
+    match cap.crms() {
+        0 => Crto::new(),
+        _ => Crto::new().with_crwmt(cap.to().into()),
+    }
 }
 
 /// The page sizes that CC.MPS may select, as MPS values.

@@ -61,7 +61,8 @@ impl Shared {
             Register::Acq => registers.acq,
             Register::Intms | Register::Intmc => registers.interrupt_mask.into(),
             // Optional, and absent.
-            Register::Nssr | Register::Cmbloc | Register::Cmbsz | Register::Crto => 0,
+            Register::Nssr | Register::Cmbloc | Register::Cmbsz => 0,
+            Register::Crto => u32::from(registers::crto(self.cap)).into(),
         }
     }
 

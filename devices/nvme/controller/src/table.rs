@@ -34,7 +34,6 @@ pub(crate) struct Row<Id, Kind> {
 const V1_0: Vs = Vs::new().with_mjr(1);
 const V1_1: Vs = Vs::new().with_mjr(1).with_mnr(1);
 const V1_3: Vs = Vs::new().with_mjr(1).with_mnr(3);
-const V2_0: Vs = Vs::new().with_mjr(2);
 
 const fn mandatory<Id, Kind>(id: Id, kind: Kind, since: Vs) -> Row<Id, Kind>
 where
@@ -166,7 +165,7 @@ pub(crate) const LOGS: &[Row<LogId, LogKind>] = &[
     mandatory_and_advertised(
         LogId::SUPPORTED_LOG_PAGES,
         LogKind::SupportedPages,
-        V2_0,
+        Vs::V2_0,
         LPA_MISCELLANEOUS as u16,
     ),
     mandatory(LogId::ERROR_INFORMATION, LogKind::Error, V1_0),
@@ -177,13 +176,13 @@ pub(crate) const LOGS: &[Row<LogId, LogKind>] = &[
     mandatory_and_advertised(
         LogId::COMMANDS_SUPPORTED,
         LogKind::CommandsEffects,
-        V2_0,
+        Vs::V2_0,
         LPA_COMMANDS_EFFECTS as u16,
     ),
     mandatory_and_advertised(
         LogId::FEATURES_SUPPORTED,
         LogKind::FeaturesEffects,
-        V2_0,
+        Vs::V2_0,
         LPA_MISCELLANEOUS as u16,
     ),
     // The LPA bit of the two above offers it too.
@@ -229,7 +228,7 @@ pub(crate) const IDENTIFY: &[Row<Cns, IdentifyKind>] = &[
     mandatory(
         Cns::INDEPENDENT_NAMESPACE,
         IdentifyKind::IndependentNamespace,
-        V2_0,
+        Vs::V2_0,
     ),
     optional(Cns::IO_COMMAND_SETS, IdentifyKind::CommandSets, 0),
 ];
@@ -411,6 +410,50 @@ mod tests {
         for row in IO {
             assert_eq!(row.mandatory.is_none(), row.advertised != 0, "{:?}", row.id);
         }
+    }
+
+    /// What Base 2.1 3.1.2 and NVM 1.1 ask of every I/O controller, beside I/O commands.
+    #[test]
+    fn what_2_1_makes_mandatory_is_there() {
+        fn asked<Id: Copy + PartialEq + std::fmt::Debug, Kind>(rows: &[Row<Id, Kind>], ids: &[Id]) {
+            for id in ids {
+                let row = rows.iter().find(|row| row.id == *id);
+                let since = row.and_then(|row| row.mandatory);
+                assert!(since.is_some_and(|since| since <= Vs::V2_1), "{id:?}");
+            }
+        }
+        asked(
+            LOGS,
+            &[
+                LogId::SUPPORTED_LOG_PAGES,
+                LogId::ERROR_INFORMATION,
+                LogId::SMART,
+                LogId::FIRMWARE_SLOT,
+                LogId::COMMANDS_SUPPORTED,
+                LogId::FEATURES_SUPPORTED,
+            ],
+        );
+        asked(
+            IDENTIFY,
+            &[
+                Cns::NAMESPACE,
+                Cns::CONTROLLER,
+                Cns::ACTIVE_NAMESPACES,
+                Cns::NAMESPACE_DESCRIPTORS,
+                Cns::INDEPENDENT_NAMESPACE,
+            ],
+        );
+        asked(
+            FEATURES,
+            &[
+                FeatureId::ARBITRATION,
+                FeatureId::POWER_MANAGEMENT,
+                FeatureId::TEMPERATURE_THRESHOLD,
+                FeatureId::NUMBER_OF_QUEUES,
+                FeatureId::INTERRUPT_VECTOR_CONFIG,
+                FeatureId::ASYNC_EVENT_CONFIG,
+            ],
+        );
     }
 
     #[test]

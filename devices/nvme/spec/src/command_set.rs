@@ -95,6 +95,9 @@ pub struct NvmController {
 }
 assert_size!(NvmController, crate::IDENTIFY_BYTES);
 
+/// VER of [`NvmController`]: version 1.1 of the NVM Command Set specification.
+pub const NVM_COMMAND_SET_1_1: u32 = 0x0001_0100;
+
 /// Identify Namespace of any I/O command set, CNS 08h, 4,096 bytes (Base 5.1.13.2.8).
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -42,6 +42,9 @@ pub struct ErrorLogEntry {
 }
 assert_size!(ErrorLogEntry, 64);
 
+/// Log Page Version of entries that have an opcode (Base 2.0 and later).
+pub const ERROR_LOG_VERSION: u8 = 1;
+
 impl ErrorLogEntry {
     /// Bytes of an entry.
     pub const BYTES: usize = 64;

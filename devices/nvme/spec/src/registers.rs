@@ -146,6 +146,9 @@ pub struct Cap {
     __: u8,
 }
 
+/// CAP.CRMS bit: the controller can be ready with its media (CRWMS).
+pub const CAP_CRMS_WITH_MEDIA: u8 = 1 << 0;
+
 /// CAP.CSS bit: the NVM Command Set is supported.
 pub const CAP_CSS_NVM: u8 = 1 << 0;
 /// CAP.CSS bit: I/O command sets are selected by Identify (CNS 1Ch) and by CSI.
@@ -164,6 +167,8 @@ pub struct Vs {
 }
 
 impl Vs {
+    /// NVMe 2.0.
+    pub const V2_0: Self = Self::new().with_mjr(2);
     /// NVMe 1.4.
     pub const V1_4: Self = Self::new().with_mjr(1).with_mnr(4);
     /// NVMe 2.1.
@@ -292,6 +297,16 @@ impl Shst {
     }
 }
 
+/// Controller Ready Timeouts, CRTO (Base 3.1.4.20), in units of 500 ms.
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct Crto {
+    /// Controller Ready With Media Timeout.
+    pub crwmt: u16,
+    /// Controller Ready Independent of Media Timeout.
+    pub crimt: u16,
+}
+
 /// Admin Queue Attributes, AQA (Base 3.1.4.8).
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
@@ -344,7 +359,9 @@ mod tests {
         );
         assert_eq!(u32::from(Csts::new().with_shst(Shst::Complete)), 2 << 2);
         assert_eq!(u32::from(Aqa::new().with_acqs_z(0xFFF)), 0x0FFF_0000);
+        assert_eq!(u32::from(Crto::new().with_crimt(1)), 1 << 16);
         assert_eq!(u32::from(Vs::V1_4), 0x0001_0400);
+        assert_eq!(u32::from(Vs::V2_0), 0x0002_0000);
         assert_eq!(u32::from(Vs::V2_1), 0x0002_0100);
         assert_eq!(sq_tail_doorbell(3, 0), 0x1018);
         assert_eq!(cq_head_doorbell(3, 0), 0x101C);

@@ -1,6 +1,6 @@
 //! The register file: values, access, reserved bits.
 
-use nvme_spec::registers::{Aqa, CQE_LOG2, Cc, Register, SQE_LOG2, Vs};
+use nvme_spec::registers::{Aqa, CAP_CRMS_WITH_MEDIA, CQE_LOG2, Cc, Crto, Register, SQE_LOG2, Vs};
 
 use crate::{Env, Outcome, check};
 
@@ -17,6 +17,8 @@ group! { "registers":
         "Writes to CSTS change no bit but NSSRO.";
     crms_matches_version, "Base 2.1 3.1.4.1",
         "CAP.CRMS.CRWMS is set from version 2.0 on.";
+    crto_is_not_below_to, "Base 2.1 3.1.4.20",
+        "Where CAP.CRMS.CRWMS is set CRTO tells a time to be ready with media, not below CAP.TO.";
     cc_reads_back, "Base 2.1 3.1.4.5",
         "The fields of CC read back as written.";
     aqa_reads_back, "Base 2.1 3.1.4.8",
@@ -128,6 +130,22 @@ fn crms_matches_version(env: &mut Env<'_>) -> Outcome {
     ensure!(
         crms & 1 != 0,
         "CAP.CRMS is {crms:#04b}, bit 0 (CRWMS) must be set"
+    );
+    Ok(())
+}
+
+fn crto_is_not_below_to(env: &mut Env<'_>) -> Outcome {
+    let cap = env.context.cap;
+    require!(
+        cap.crms() & CAP_CRMS_WITH_MEDIA != 0,
+        "CAP.CRMS does not offer CRTO"
+    );
+    let crto = Crto::from(env.nvme.transport().read32(Register::Crto.offset()));
+    ensure!(
+        crto.crwmt() != 0 && crto.crwmt() >= cap.to().into(),
+        "CRTO.CRWMT is {}, CAP.TO {}",
+        crto.crwmt(),
+        cap.to()
     );
     Ok(())
 }

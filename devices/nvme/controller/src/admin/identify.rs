@@ -3,8 +3,8 @@
 use nvme_spec::{
     Csi, IDENTIFY_BYTES, NSID_BROADCAST, Sqe, Status,
     command_set::{
-        CNTID_THIS, CommandSetVector, CommandSets, IndependentNamespace, NamespaceStatus,
-        NvmController, NvmNamespace,
+        CNTID_THIS, CommandSetVector, CommandSets, IndependentNamespace, NVM_COMMAND_SET_1_1,
+        NamespaceStatus, NvmController, NvmNamespace,
     },
     identify::{
         CNTRLTYPE_IO, EntrySizes, FLUSH_BROADCAST_SUPPORTED, FirmwareUpdates, IdentifyController,
@@ -12,7 +12,7 @@ use nvme_spec::{
         VolatileWriteCacheAttributes,
     },
     queue::{IdentifyCdw10, IdentifyCdw11},
-    registers::{CQE_LOG2, SQE_LOG2},
+    registers::{CQE_LOG2, SQE_LOG2, Vs},
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -64,7 +64,11 @@ impl Admin {
             IdentifyKind::CommandSetController => {
                 command_set(csi)?;
                 // No limits: Verify, Write Zeroes and Dataset Management take any number of blocks.
-                to_bytes(&NvmController::new_zeroed())
+                let mut data = NvmController::new_zeroed();
+                if shared.config.version >= Vs::V2_1 {
+                    data.ver = NVM_COMMAND_SET_1_1;
+                }
+                to_bytes(&data)
             }
             IdentifyKind::CommandSetActiveNamespaces => {
                 command_set(csi)?;
