@@ -4,7 +4,7 @@ use ::nvme::{CacheMode, config::MAX_VECTORS};
 use nvme_spec::registers::Vs;
 
 use super::QemuVersion;
-use crate::options::{NvmeOptions, OptionError, Size};
+use crate::options::{NamespaceOptions, NvmeOptions, OptionError, Size};
 
 /// The most namespaces of a controller (`NVME_MAX_NAMESPACES` in its hw/nvme/nvme.h).
 const MAX_NAMESPACES: usize = 256;
@@ -126,10 +126,14 @@ impl QemuNvme {
             ],
             namespaces: (1..)
                 .zip(each)
-                .map(|(nsid, ns)| QemuNamespace {
-                    nsid,
-                    size: ns.size,
-                    lba: ns.lba,
+                .map(|(nsid, ns)| {
+                    // Here too a new option is decided on; backend=null is refused before.
+                    let NamespaceOptions {
+                        size,
+                        lba,
+                        backend: _,
+                    } = ns;
+                    QemuNamespace { nsid, size, lba }
                 })
                 .collect(),
             notes,
