@@ -336,8 +336,8 @@ impl Lane {
                 admin.wait(ticket, command, *sqe);
                 Ok(())
             }
-            Outcome::Event => {
-                // It may wait for ever: its slot goes back until there is an event to report.
+            Outcome::Delivered => {
+                // It may wait for ever: its slot goes back until it can be completed.
                 self.rings.hand_back(command);
                 Ok(())
             }
@@ -384,7 +384,8 @@ impl Lane {
         result
     }
 
-    /// Completes Asynchronous Event Requests with what has happened (Base 5.1.2).
+    /// Completes Asynchronous Event Requests with what has happened, or because they were aborted
+    /// (Base 5.1.2).
     fn report_events(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
         if !self.running || !work.dma || self.admin.is_none() {
             return Ok(());
@@ -409,9 +410,6 @@ impl Lane {
                 ..slot
             };
             self.post(work, command, delivery.status, delivery.dw0)?;
-            if let Some(ticket) = delivery.aborted_by {
-                self.answered(work, ticket, crate::mailbox::Answer::Aborted)?;
-            }
         }
         Ok(())
     }

@@ -42,6 +42,8 @@ group! { "events":
         "A temperature at or above its over threshold, or below it again, sets and clears bit 1 of Critical Warning.";
     abort_of_request_is_told_right, "Base 2.1 5.1.1",
         "Abort of an outstanding request either aborts it, with bit 0 clear and status Command Abort Requested, or leaves it, with bit 0 set.";
+    abort_of_request_needs_one_entry, "Base 2.1 3.3.1.2.1",
+        "Abort of an outstanding request completes although the Admin Completion Queue has room for one entry only.";
     aborted_request_makes_room, "Base 2.1 5.1.2",
         "A request that was aborted no longer counts against AERL.";
     abort_of_unknown_command_fails, "Base 2.1 5.1.1",
@@ -320,6 +322,19 @@ fn abort_of_request_is_told_right(env: &mut Env<'_>) -> Outcome {
         outstanding(env, token, "Abort says it was not aborted")?;
     }
     env.alive()
+}
+
+fn abort_of_request_needs_one_entry(env: &mut Env<'_>) -> Outcome {
+    // One entry of the two always stays empty.
+    env.restart(&Config {
+        admin_cq_entries: 2,
+        ..Config::default()
+    })?;
+    let token = env.nvme.request_event()?;
+    if env.nvme.abort(token)? {
+        env.nvme.wait(token)?;
+    }
+    admin_roundtrip(env)
 }
 
 fn aborted_request_makes_room(env: &mut Env<'_>) -> Outcome {

@@ -12,7 +12,6 @@ use nvme_spec::{
 use super::Delivery;
 use crate::{
     doorbell::{FAULT_DOORBELL_REGISTER, FAULT_DOORBELL_VALUE},
-    ids::AdminTicket,
     shared::Shared,
     sync::lock,
 };
@@ -25,8 +24,8 @@ pub(crate) const REQUEST_LIMIT: u8 = 8;
 pub(super) struct Events {
     /// Requests without an event, oldest first.
     requests: VecDeque<u16>,
-    /// Requests that an Abort ended and that have not been completed.
-    aborted: VecDeque<(u16, AdminTicket)>,
+    /// What Abort has ended, to be completed: each request, and right behind it the Abort.
+    aborted: VecDeque<Delivery>,
     /// Events not reported. The same event is here once.
     pending: VecDeque<EventResult>,
     /// Types that were reported and whose log page was not read since (Base 5.1.2).
@@ -48,12 +47,23 @@ impl Events {
         self.requests.contains(&cid)
     }
 
-    /// Ends a request for the Abort that waits with `ticket`.
-    pub(super) fn abort(&mut self, cid: u16, ticket: AdminTicket) {
+    /// Ends a request for the Abort command `abort`, which is completed after it.
+    pub(super) fn abort(&mut self, cid: u16, abort: u16) {
         if let Some(at) = self.requests.iter().position(|&request| request == cid) {
             self.requests.remove(at);
-            self.aborted.push_back((cid, ticket));
+            let ended = |cid, status| Delivery {
+                cid,
+                status,
+                dw0: 0,
+            };
+            self.aborted.push_back(ended(cid, Status::ABORT_REQUESTED));
+            self.aborted.push_back(ended(abort, Status::SUCCESS));
         }
+    }
+
+    /// Abort commands that are not completed.
+    pub(super) fn aborts(&self) -> usize {
+        self.aborted.len().div_ceil(2)
     }
 
     /// Forgets events of a type that are no longer true or no longer wanted.
@@ -114,14 +124,8 @@ impl Events {
     }
 
     pub(super) fn next_delivery(&mut self) -> Option<Delivery> {
-        if let Some((cid, ticket)) = self.aborted.pop_front() {
-            let status = Status::ABORT_REQUESTED;
-            return Some(Delivery {
-                cid,
-                status,
-                dw0: 0,
-                aborted_by: Some(ticket),
-            });
+        if let Some(delivery) = self.aborted.pop_front() {
+            return Some(delivery);
         }
         let at = self
             .pending
@@ -133,11 +137,6 @@ impl Events {
             *masked = true;
         }
         let (status, dw0) = (Status::SUCCESS, event.into());
-        Some(Delivery {
-            cid,
-            status,
-            dw0,
-            aborted_by: None,
-        })
+        Some(Delivery { cid, status, dw0 })
     }
 }

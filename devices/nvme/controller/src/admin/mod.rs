@@ -52,8 +52,8 @@ pub(crate) enum Outcome {
     Done { status: Status, dw0: u32 },
     /// A shard will answer to the ticket.
     Waits(AdminTicket),
-    /// An Asynchronous Event Request: it is completed by an event.
-    Event,
+    /// It will be among the deliveries: an Asynchronous Event Request, or the Abort of one.
+    Delivered,
 }
 
 impl Outcome {
@@ -79,14 +79,13 @@ impl From<Status> for Outcome {
 /// The result of a handler: a status other than success is the short way out.
 type Handled = Result<Outcome, Status>;
 
-/// A completion of an Asynchronous Event Request.
+/// A completion that may have to wait for a slot: of an Asynchronous Event Request, or of the
+/// Abort of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Delivery {
     pub(crate) cid: u16,
     pub(crate) status: Status,
     pub(crate) dw0: u32,
-    /// The Abort that ended the request, to be completed right after it.
-    pub(crate) aborted_by: Option<AdminTicket>,
 }
 
 /// Shard 0's knowledge: which queues exist, features, events.
@@ -237,7 +236,9 @@ impl Admin {
             AdminKind::SetFeatures => self.set_features(cx, sqe),
             AdminKind::GetFeatures => self.get_features(cx, sqe),
             AdminKind::Abort => self.abort(cx, sqe),
-            AdminKind::AsyncEventRequest => self.events.request(sqe.cid).map(|()| Outcome::Event),
+            AdminKind::AsyncEventRequest => {
+                self.events.request(sqe.cid).map(|()| Outcome::Delivered)
+            }
             AdminKind::KeepAlive => {
                 self.features.keep_alive.restart(cx.now_ns);
                 Ok(Outcome::SUCCESS)
@@ -245,7 +246,9 @@ impl Admin {
         }
     }
 
-    /// Abort (Base 5.1.1): an Asynchronous Event Request at once, others by their shard.
+    /// Abort (Base 5.1.1): an Asynchronous Event Request at once, others by their shard. With the
+    /// request there are two completions, for which the queue may have one slot: both wait for
+    /// theirs.
     fn abort(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Handled {
         let cdw10 = AbortCdw10::from(sqe.cdw10);
         let (sqid, cid) = (cdw10.sqid(), cdw10.cid());
@@ -254,9 +257,8 @@ impl Admin {
                 return Ok(Outcome::value(ABORT_NOT_ABORTED));
             }
             self.check_abort_limit()?;
-            let ticket = self.ticket(Wait::Abort);
-            self.events.abort(cid, ticket);
-            return Ok(Outcome::Waits(ticket));
+            self.events.abort(cid, sqe.cid);
+            return Ok(Outcome::Delivered);
         }
         let Some(shard) = self.queues.shard_of_sq(cx.shared, sqid) else {
             return Ok(Outcome::value(ABORT_NOT_ABORTED));
@@ -282,7 +284,7 @@ impl Admin {
             .flatten()
             .filter(|w| w.what == Wait::Abort)
             .count();
-        if aborts >= usize::from(ABORT_LIMIT) {
+        if aborts + self.events.aborts() >= usize::from(ABORT_LIMIT) {
             return Err(Status::ABORT_LIMIT_EXCEEDED);
         }
         Ok(())
@@ -365,12 +367,12 @@ impl Admin {
         self.events.doorbell_faults(shared, faults);
     }
 
-    /// Whether an Asynchronous Event Request can be completed now.
+    /// Whether a command that waits for no shard can be completed now.
     pub(crate) fn has_delivery(&self) -> bool {
         self.events.has_delivery()
     }
 
-    /// The next Asynchronous Event Request to complete.
+    /// The next of them.
     pub(crate) fn next_delivery(&mut self) -> Option<Delivery> {
         self.events.next_delivery()
     }
