@@ -22,8 +22,13 @@ const RESERVED: u32 = 2;
 /// Most modules: their list fills a page.
 const MODULES: usize = 4096 / size_of::<hvm_modlist_entry>();
 
-/// Loads everything. Returns the entry point.
-pub(crate) fn load(
+/// Loads a kernel by the PVH protocol, with its command line, a memory map and modules, into guest
+/// memory of which some lies at address 0. Returns the entry point, a guest physical address.
+///
+/// # Errors
+/// [`MachineError`] naming the file's, the command line's or the modules' fault. A file may hold
+/// anything; parts of it may have been written to memory then.
+pub fn load(
     memory: &GuestMemoryMmap,
     kernel: &[u8],
     command_line: &str,

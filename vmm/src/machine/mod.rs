@@ -40,6 +40,7 @@ use ::pci::{Bdf, PciFunction};
 use kvm_ioctls::VmFd;
 use vm_memory::GuestAddressSpace;
 
+pub use boot::load as load_kernel;
 pub use bus::{Buses, MmioDevice, PortDevice};
 pub use control::{GuestExit, StopHandle};
 pub use error::{CpuState, MachineError, RunError};

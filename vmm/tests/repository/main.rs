@@ -19,7 +19,7 @@ mod tree;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use dependencies::{Graph, KERNEL};
+use dependencies::{FUZZERS, Graph, KERNEL};
 use source::Source;
 
 /// Modules that may hold `unsafe`, each with its reason. The guest kernel is bare metal; its
@@ -126,19 +126,14 @@ fn sources() -> Vec<(String, Source)> {
 
 #[test]
 fn rooms_know_whom_they_may() {
-    report(
-        "a room knows what it may not",
-        &Graph::of_workspace().forbidden(),
-    );
-    report(
-        "the kernel knows what it may not",
-        &Graph::of_kernel().forbidden(),
-    );
+    for graph in Graph::each() {
+        report("a room knows what it may not", &graph.forbidden());
+    }
 }
 
 #[test]
 fn every_dependency_has_a_licence_that_is_allowed() {
-    for graph in [Graph::of_workspace(), Graph::of_kernel()] {
+    for graph in Graph::each() {
         let packages = graph.licences();
         assert!(
             packages.len() > 10,
@@ -151,12 +146,10 @@ fn every_dependency_has_a_licence_that_is_allowed() {
 
 #[test]
 fn every_room_is_under_both_licences_and_has_their_texts() {
-    let members = [
-        Graph::of_workspace().members(),
-        Graph::of_kernel().members(),
-    ]
-    .concat();
-    assert!(members.iter().any(|(name, _)| name == KERNEL));
+    let members = Graph::each().map(|graph| graph.members()).concat();
+    for room in [KERNEL, FUZZERS] {
+        assert!(members.iter().any(|(name, _)| name == room), "{room}");
+    }
     let broken: Vec<String> = members
         .into_iter()
         .filter(|(_, licence)| licence != "Apache-2.0 OR MIT")
@@ -198,7 +191,7 @@ fn the_controller_names_no_clock_thread_or_descriptor() {
 
 #[test]
 fn every_source_file_is_part_of_a_crate() {
-    let roots: Vec<PathBuf> = [Graph::of_workspace().roots(), Graph::of_kernel().roots()].concat();
+    let roots: Vec<PathBuf> = Graph::each().map(|graph| graph.roots()).concat();
     assert!(roots.len() > 10, "only {} crates found", roots.len());
     let reached = source::reachable(&roots, &|path| std::fs::read_to_string(path).ok());
     let orphans: Vec<String> = tree::with_extension("rs")
