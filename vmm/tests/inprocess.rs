@@ -3,14 +3,23 @@
 //! The same list runs in the guest (`ferrite selftest`). Here it runs over block sizes, queue
 //! counts, shards and schedules that would take too long there.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+#[path = "support/seeds.rs"]
+mod seeds;
 
 use std::{fmt::Write, sync::Arc};
 
-use ferrite::nvme::inprocess::InProcess;
+use ferrite::nvme::inprocess::{InProcess, Schedule};
 use nvme::{CacheMode, ControllerConfig, NamespaceConfig};
 use nvme_spec::registers::Vs;
 use nvme_suite::{Event, Filter, Stop, Summary};
+use seeds::Seeds;
 use storage::ram::Ram;
 
 fn namespace(lba_bytes: u32) -> NamespaceConfig {
@@ -29,7 +38,14 @@ fn config(lba_bytes: u32) -> ControllerConfig {
 /// Runs the suite and panics with every failure, the configuration and the seed.
 fn suite(config: ControllerConfig, seed: u64, filter: &str) -> Summary {
     let what = format!("{config:?} seed {seed}");
-    let mut machine = InProcess::new(config, seed).expect(&what);
+    let machine = InProcess::new(config, seed).expect(&what);
+    let (summary, failures) = run(machine, filter);
+    assert!(summary.good(), "{what}:{failures}");
+    summary
+}
+
+/// Runs the suite; the summary, and every failure.
+fn run(mut machine: InProcess, filter: &str) -> (Summary, String) {
     let mut failures = String::new();
     let summary = nvme_suite::run(
         &mut machine,
@@ -53,8 +69,7 @@ fn suite(config: ControllerConfig, seed: u64, filter: &str) -> Summary {
             _ => {}
         },
     );
-    assert!(summary.good(), "{what}:{failures}");
-    summary
+    (summary, failures)
 }
 
 #[test]
@@ -157,6 +172,45 @@ fn any_number_of_shards_under_any_schedule_passes() {
             );
         }
     }
+}
+
+/// The suite with a configuration and a schedule of the seed's.
+fn suite_under_schedule(seed: u64) -> Result<u64, String> {
+    let pick = |list: &[u32], divisor: u64| {
+        let index = (seed / divisor) % list.len() as u64;
+        list[usize::try_from(index).unwrap_or_default()]
+    };
+    let config = ControllerConfig {
+        shards: u16::try_from(1 + seed % 4).unwrap_or(1),
+        queue_entries: pick(&[1024, 16, 2, 65_536], 8),
+        vectors: u16::try_from(pick(&[66, 2, 9, 1], 3)).unwrap_or(1),
+        ..config(pick(&[4096, 512, 4096, 16_384], 16))
+    };
+    let schedule = Schedule::any(seed);
+    let what = format!("{config:?}\n{schedule:?}");
+    let machine = InProcess::with_schedule(config, schedule).expect(&what);
+    let (summary, failures) = run(machine, "");
+    if summary.good() {
+        return Ok(1);
+    }
+    Err(format!("{what}:{failures}"))
+}
+
+#[test]
+fn schedules_that_starve_oversleep_and_delay_pass() {
+    let test = "schedules_that_starve_oversleep_and_delay_pass";
+    Seeds::counted(12).run("inprocess", test, false, suite_under_schedule);
+}
+
+#[test]
+#[ignore = "slow: hundreds of schedules"]
+fn hundreds_of_schedules_pass() {
+    Seeds::counted(400).run(
+        "inprocess",
+        "hundreds_of_schedules_pass",
+        true,
+        suite_under_schedule,
+    );
 }
 
 /// Invariant 1: what happened and when, on the stepped clock, to the nanosecond.

@@ -1,9 +1,13 @@
 //! The controller in this process, without KVM.
 //!
 //! [`InProcess`] is a host driver's [`Transport`] to an [`NvmeFunction`]. Made with
-//! [`InProcess::new`] it polls the shards itself, in an order that a seed decides and with a
-//! stepped clock: the same seed and the same calls give the same run. Made with
-//! [`InProcess::with_threads`] the shards have the worker threads they have under a machine.
+//! [`InProcess::new`] or [`InProcess::with_schedule`] it polls the shards itself, as a [`Schedule`]
+//! of a seed says and with a stepped clock: the same seed and the same calls give the same run.
+//! Made with [`InProcess::with_threads`] the shards have the worker threads they have under a
+//! machine.
+
+mod schedule;
+mod stepped;
 
 use std::{
     sync::{
@@ -15,6 +19,7 @@ use std::{
 
 use nvme::{Controller, ControllerConfig, Shard};
 use nvme_host::Transport;
+use nvme_spec::registers::DOORBELL_BASE;
 use pci::{
     MsiMessage, MsiRouter, PciFunction,
     capability::{self, msix},
@@ -23,6 +28,8 @@ use pci::{
 use storage::{GuestRam, GuestRamHandle};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
+pub use self::schedule::Schedule;
+use self::stepped::Stepped;
 use super::{
     FunctionError, NvmeFunction, NvmePciIds, WaitPolicy, Workers,
     function::{MSIX_BAR, REGISTER_BAR},
@@ -34,10 +41,6 @@ const MEMORY_BYTES: u64 = 160 << 20;
 const DMA_BASE: u64 = 1 << 20;
 /// What the Transport contract promises.
 const DMA_ALIGN: u64 = 64 * 1024;
-/// How far a [`relax`](Transport::relax) moves the clock, in nanoseconds.
-const STEP_NS: u64 = 1_000;
-/// Commands a shard may fetch in a step.
-const BUDGET: u32 = 16;
 /// Where an MSI-X table entry has its message data and its vector control (PCI 3.0 6.8.2).
 const MESSAGE_DATA: u64 = 8;
 const VECTOR_CONTROL: u64 = 12;
@@ -66,14 +69,7 @@ impl MsiRouter for Counts {
 /// Who polls the shards.
 enum Engine {
     /// The transport, when it relaxes.
-    Stepped {
-        shards: Vec<Shard>,
-        /// When each shard, by its number, has to be polled again.
-        deadlines: Vec<Option<u64>>,
-        now_ns: u64,
-        /// State of the generator that orders the shards.
-        schedule: u64,
-    },
+    Stepped(Box<Stepped>),
     /// Threads.
     Threads { _workers: Workers, start: Instant },
 }
@@ -89,9 +85,8 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// A controller ready for a driver: bus master on, every vector enabled with a message.
-    ///
-    /// `seed` decides the order in which the shards are polled.
+    /// A controller ready for a driver: bus master on, every vector enabled with a message. Its
+    /// schedule is [even-handed](Schedule::even).
     ///
     /// # Errors
     /// When the configuration breaks a rule, which the error names.
@@ -99,15 +94,22 @@ impl InProcess {
     /// # Panics
     /// When the host has no memory for the guest's.
     pub fn new(config: ControllerConfig, seed: u64) -> Result<Self, FunctionError> {
-        // Spread, so that seeds next to each other differ; a generator that starts at 0 stays there.
-        let schedule = (seed ^ 0x9E37_79B9_7F4A_7C15)
-            .wrapping_mul(0xBF58_476D_1CE4_E5B9)
-            .max(1);
-        Self::make(config, |_, shards| Engine::Stepped {
-            deadlines: vec![None; shards.len()],
-            shards,
-            now_ns: 0,
-            schedule,
+        Self::with_schedule(config, Schedule::even(seed))
+    }
+
+    /// The same, polled as `schedule` says.
+    ///
+    /// # Errors
+    /// When the configuration breaks a rule, which the error names.
+    ///
+    /// # Panics
+    /// When the host has no memory for the guest's.
+    pub fn with_schedule(
+        config: ControllerConfig,
+        schedule: Schedule,
+    ) -> Result<Self, FunctionError> {
+        Self::make(config, |controller, shards| {
+            Engine::Stepped(Box::new(Stepped::new(controller, shards, schedule)))
         })
     }
 
@@ -215,42 +217,19 @@ impl InProcess {
 
     /// Moves a stepped clock without polling anything.
     pub const fn advance(&mut self, ns: u64) {
-        if let Engine::Stepped { now_ns, .. } = &mut self.engine {
-            *now_ns = now_ns.saturating_add(ns);
+        if let Engine::Stepped(stepped) = &mut self.engine {
+            stepped.advance(ns);
         }
     }
 
-    /// Polls the shards once, in an order of the seed; one of several is passed over now and then,
-    /// as a thread that does not get to run would be. With threads, lets them run.
+    /// Polls the shards whose turn it is, once. With threads, lets them run.
     pub fn step(&mut self) {
-        let Engine::Stepped {
-            shards,
-            deadlines,
-            now_ns,
-            schedule,
-        } = &mut self.engine
-        else {
+        let Engine::Stepped(stepped) = &mut self.engine else {
             std::thread::yield_now();
             return;
         };
-        // xorshift64: the order need only vary.
-        *schedule ^= *schedule << 13;
-        *schedule ^= *schedule >> 7;
-        *schedule ^= *schedule << 17;
-        let count = shards.len();
-        let first = usize::try_from(*schedule % count.max(1) as u64).map_or(0, |n| n.min(count));
-        let (late, early) = shards.split_at_mut(first);
-        let mut passes = *schedule >> 32;
-        for shard in early.iter_mut().chain(late) {
-            let passed_over = count > 1 && passes & 0b11 == 0;
-            passes = passes.rotate_right(2);
-            if !passed_over {
-                let progress = shard.poll(*now_ns, BUDGET);
-                if let Some(deadline) = deadlines.get_mut(usize::from(shard.id())) {
-                    *deadline = progress.deadline_ns;
-                }
-            }
-        }
+        stepped.poll();
+        self.deliver(false);
     }
 
     /// Moves a stepped clock to the next deadline, but not beyond `end_ns`, if every shard would
@@ -259,25 +238,37 @@ impl InProcess {
         if !self.all_idle() {
             return;
         }
-        if let Engine::Stepped {
-            deadlines, now_ns, ..
-        } = &mut self.engine
-        {
-            let next = deadlines.iter().flatten().copied().min();
-            *now_ns = next.unwrap_or(end_ns).min(end_ns).max(*now_ns);
+        if let Engine::Stepped(stepped) = &mut self.engine {
+            stepped.sleep(end_ns);
         }
     }
 
     /// Whether every stepped shard would go to sleep now.
     pub fn all_idle(&mut self) -> bool {
-        let Engine::Stepped { shards, .. } = &mut self.engine else {
-            return false;
+        match &mut self.engine {
+            Engine::Stepped(stepped) => stepped.all_idle(),
+            Engine::Threads { .. } => false,
+        }
+    }
+
+    /// Lets doorbell writes arrive: those whose time has come, or `all`, for what the host does
+    /// next cannot overtake them.
+    fn deliver(&mut self, all: bool) {
+        let Engine::Stepped(stepped) = &mut self.engine else {
+            return;
         };
-        shards.iter_mut().all(|shard| {
-            let idle = shard.park();
-            shard.unpark();
-            idle
-        })
+        while let Some((offset, value)) = stepped.arrived(all) {
+            self.function.bar_write(REGISTER_BAR, offset, &value);
+        }
+    }
+
+    /// The host is about to do something: the controller may run before it does.
+    fn before_access(&mut self) {
+        if let Engine::Stepped(stepped) = &mut self.engine
+            && stepped.between_accesses()
+        {
+            self.relax();
+        }
     }
 
     fn ram(&self) -> impl std::ops::Deref<Target = GuestRam> {
@@ -301,20 +292,33 @@ fn capability_offset(function: &NvmeFunction, id: u8) -> u16 {
 
 impl Transport for InProcess {
     fn bar_read(&mut self, offset: u64, data: &mut [u8]) {
+        self.before_access();
+        self.deliver(true);
         self.function.bar_read(REGISTER_BAR, offset, data);
     }
 
     fn bar_write(&mut self, offset: u64, data: &[u8]) {
+        self.before_access();
+        if let (Engine::Stepped(stepped), DOORBELL_BASE.., &[a, b, c, d]) =
+            (&mut self.engine, offset, data)
+            && stepped.post(offset, [a, b, c, d])
+        {
+            return;
+        }
+        self.deliver(true);
         self.function.bar_write(REGISTER_BAR, offset, data);
     }
 
     fn config_read32(&mut self, offset: u16) -> u32 {
+        self.deliver(true);
         let mut data = [0; 4];
         self.function.config_read(offset, &mut data);
         u32::from_le_bytes(data)
     }
 
     fn config_write32(&mut self, offset: u16, value: u32) {
+        self.before_access();
+        self.deliver(true);
         let _ = self.function.config_write(offset, &value.to_le_bytes());
     }
 
@@ -347,6 +351,7 @@ impl Transport for InProcess {
     }
 
     fn mem_write(&mut self, address: u64, data: &[u8]) {
+        self.before_access();
         // Nowhere takes nothing.
         let _ = self.ram().write_slice(data, GuestAddress(address));
     }
@@ -378,22 +383,25 @@ impl Transport for InProcess {
     }
 
     fn mask_vector(&mut self, vector: u16, masked: bool) {
+        self.deliver(true);
         let at = u64::from(vector) * msix::ENTRY_SIZE + VECTOR_CONTROL;
         self.function
             .bar_write(MSIX_BAR, at, &u32::from(masked).to_le_bytes());
     }
 
     fn vector_pending(&mut self, vector: u16) -> bool {
+        self.deliver(true);
         self.function.msix_pending(vector)
     }
 
     fn mask_function(&mut self, masked: bool) {
+        self.deliver(true);
         self.set_msix_control(true, masked);
     }
 
     fn now_ns(&mut self) -> u64 {
         match &self.engine {
-            Engine::Stepped { now_ns, .. } => *now_ns,
+            Engine::Stepped(stepped) => stepped.now_ns,
             Engine::Threads { start, .. } => {
                 u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
             }
@@ -401,7 +409,9 @@ impl Transport for InProcess {
     }
 
     fn relax(&mut self) {
-        self.advance(STEP_NS);
+        if let Engine::Stepped(stepped) = &mut self.engine {
+            stepped.tick();
+        }
         self.step();
     }
 
