@@ -25,6 +25,7 @@ const MAY_KNOW: [(&str, &[&str]); 8] = [
     ("pci", &["vm-memory"]),
     ("nvme-host", &["nvme-spec"]),
     ("nvme-suite", &["nvme-spec", "nvme-host"]),
+    ("nvme-oracle", &["nvme-spec", "nvme-host", "storage"]),
     (
         "mutants",
         &["anyhow", "clap", "rustix", "serde", "serde_json", "toml"],
