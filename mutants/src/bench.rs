@@ -105,6 +105,9 @@ impl Built {
             .current_dir(&self.folder)
             // A test that cannot run here must not look as if it had passed.
             .env("FERRITE_FORBID_SKIPS", "1")
+            // What one mutant was found by must not help to find the next.
+            .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1")
+            .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
