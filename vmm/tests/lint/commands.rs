@@ -203,6 +203,22 @@ fn a_slot_may_be_filled_anew_once_it_was_fetched() {
 }
 
 #[test]
+fn a_change_of_any_dword_of_an_entry_is_found() {
+    for dword in 0..SQE_BYTES / 4 {
+        let found = rules(|host| {
+            let memory = host.sq_memory(1).expect("a queue");
+            let mut sqe = flush(1);
+            host.push(1, &sqe).expect("room");
+            host.ring(1).expect("a queue");
+            sqe.as_mut_bytes()[dword * 4 + 3] ^= 1;
+            host.copy_to(memory.slice(0, SQE_BYTES as u64), sqe.as_bytes());
+            step(host);
+        });
+        assert!(found.contains(&Rule::SqeChanged), "DW{dword}: {found:?}");
+    }
+}
+
+#[test]
 fn a_list_may_change_once_its_command_is_completed() {
     let found = rules(|host| {
         let data = host.alloc(2 * PAGE).expect("memory").address;
