@@ -353,6 +353,9 @@ impl<T: Transport + ?Sized> Host<'_, T> {
         } else {
             Vec::new()
         };
+        if let Some(cq) = self.cqs.get_mut(&qid) {
+            cq.deleting = errors.is_empty();
+        }
         self.send_change(command::delete_cq(qid), Change::DeleteCq(qid), errors);
     }
 

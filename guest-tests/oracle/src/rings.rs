@@ -110,6 +110,8 @@ pub(crate) struct CompletionRing {
     taken: u64,
     /// Entries that the controller knows to be taken.
     acked: u64,
+    /// Its deletion was asked for, and will be done.
+    pub(crate) deleting: bool,
 }
 
 impl CompletionRing {
@@ -126,6 +128,7 @@ impl CompletionRing {
             entries,
             taken: 0,
             acked: 0,
+            deleting: false,
         }
     }
 
@@ -165,8 +168,12 @@ impl CompletionRing {
         Ok(Cqe::read_from_bytes(&bytes).ok())
     }
 
-    /// Tells how far the host is, if the controller does not know: the head to ring.
+    /// Tells how far the host is, if the controller does not know: the head to ring. A queue that
+    /// is to be deleted may be gone, and its doorbell with it.
     pub(crate) fn ack(&mut self) -> Option<u32> {
+        if self.deleting {
+            return None;
+        }
         let is_new = self.acked < self.taken;
         self.acked = self.taken;
         let head = self.taken % u64::from(self.entries);
