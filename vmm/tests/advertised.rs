@@ -11,8 +11,9 @@ use nvme_spec::{
     AdminOpcode, Cns, Csi, FeatureId, LogId, NSID_BROADCAST, NvmOpcode, Sqe, Status,
     feature::Select,
     identify::{
-        IdentifyController, LPA_COMMANDS_EFFECTS, LPA_MISCELLANEOUS, OAES_NAMESPACE_ATTRIBUTE,
-        ONCS_COMPARE, ONCS_DATASET_MANAGEMENT, ONCS_TIMESTAMP, ONCS_VERIFY, ONCS_WRITE_ZEROES,
+        IdentifyController, LPA_COMMANDS_EFFECTS, LPA_MISCELLANEOUS, OACS_DOORBELL_BUFFER_CONFIG,
+        OAES_NAMESPACE_ATTRIBUTE, ONCS_COMPARE, ONCS_DATASET_MANAGEMENT, ONCS_TIMESTAMP,
+        ONCS_VERIFY, ONCS_WRITE_ZEROES,
     },
     log::{CommandsEffectsLog, FeaturesEffectsLog, SCOPE_NAMESPACE, SupportedLogPages},
     registers::CAP_CSS_IOCSS,
@@ -84,33 +85,37 @@ fn io_commands() {
 fn admin_commands() {
     with_driver(CacheMode::None, |driver, controller| {
         assert_eq!(
-            controller.oacs, 0,
+            controller.oacs, OACS_DOORBELL_BUFFER_CONFIG,
             "an optional admin command: add it to this test"
         );
         let log: CommandsEffectsLog = log(driver, LogId::COMMANDS_SUPPORTED);
         for code in 0..=u8::MAX {
             let opcode = AdminOpcode(code);
-            let offered = (opcode == AdminOpcode::KEEP_ALIVE && controller.kas != 0)
-                || matches!(
-                    opcode,
-                    AdminOpcode::DELETE_IO_SQ
-                        | AdminOpcode::CREATE_IO_SQ
-                        | AdminOpcode::GET_LOG_PAGE
-                        | AdminOpcode::DELETE_IO_CQ
-                        | AdminOpcode::CREATE_IO_CQ
-                        | AdminOpcode::IDENTIFY
-                        | AdminOpcode::ABORT
-                        | AdminOpcode::SET_FEATURES
-                        | AdminOpcode::GET_FEATURES
-                        | AdminOpcode::ASYNC_EVENT_REQUEST
-                );
+            let offered = match opcode {
+                AdminOpcode::DELETE_IO_SQ
+                | AdminOpcode::CREATE_IO_SQ
+                | AdminOpcode::GET_LOG_PAGE
+                | AdminOpcode::DELETE_IO_CQ
+                | AdminOpcode::CREATE_IO_CQ
+                | AdminOpcode::IDENTIFY
+                | AdminOpcode::ABORT
+                | AdminOpcode::SET_FEATURES
+                | AdminOpcode::GET_FEATURES
+                | AdminOpcode::ASYNC_EVENT_REQUEST => true,
+                AdminOpcode::KEEP_ALIVE => controller.kas != 0,
+                AdminOpcode::DOORBELL_BUFFER_CONFIG => {
+                    controller.oacs & OACS_DOORBELL_BUFFER_CONFIG != 0
+                }
+                _ => false,
+            };
             let entry = log.acs[usize::from(code)];
             assert_eq!(entry.csupp(), offered, "{opcode:?} in the log");
             assert_eq!(entry.csp() != 0, offered, "{opcode:?}: a scope");
             if opcode == AdminOpcode::ASYNC_EVENT_REQUEST {
                 continue; // Not completed, and tested where events are.
             }
-            // With every dword 0 none of them changes anything.
+            // With every dword 0 none of them changes anything, apart from Doorbell Buffer Config,
+            // which this driver does not notice: it goes on by registers.
             let sqe = Sqe {
                 opcode: code,
                 ..Sqe::default()

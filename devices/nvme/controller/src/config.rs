@@ -21,6 +21,9 @@ pub const MAX_MDTS_BYTES: u32 = 64 << 20;
 pub const MAX_VECTORS: u16 = 2048;
 /// I/O queue pairs that a controller can have: identifiers 1 to 65,535 (Base 3.3).
 pub const MAX_IO_QUEUES: u16 = 65_535;
+/// I/O queue pairs whose doorbells, and the admin queue's, fit in the smallest memory page: a
+/// controller has to see to it that they fit in one page (Base 5.2.5).
+pub const MAX_SHADOW_QUEUES: u16 = 511;
 /// Namespaces a controller can have.
 pub const MAX_NAMESPACES: usize = 1024;
 /// Threads that may serve a controller.
@@ -51,6 +54,8 @@ pub struct ControllerConfig {
     pub mdts_bytes: u32,
     /// Report a volatile write cache; see [`CacheMode`].
     pub cache: CacheMode,
+    /// Offer Doorbell Buffer Config, if there are at most [`MAX_SHADOW_QUEUES`] I/O queue pairs.
+    pub shadow_doorbells: bool,
     /// Threads that will poll, each its own shard.
     pub shards: u16,
     /// The namespaces, NSID 1 first.
@@ -92,10 +97,19 @@ impl Default for ControllerConfig {
             vectors: 66,
             mdts_bytes: 512 * 1024,
             cache: CacheMode::None,
+            shadow_doorbells: true,
             shards: 1,
             namespaces: Vec::new(),
             lint: None,
         }
+    }
+}
+
+impl ControllerConfig {
+    /// Whether the controller has the Doorbell Buffer Config command.
+    #[must_use]
+    pub const fn offers_shadow_doorbells(&self) -> bool {
+        self.shadow_doorbells && self.io_queues <= MAX_SHADOW_QUEUES
     }
 }
 
@@ -110,6 +124,7 @@ impl fmt::Debug for ControllerConfig {
             .field("vectors", &self.vectors)
             .field("mdts_bytes", &self.mdts_bytes)
             .field("cache", &self.cache)
+            .field("shadow_doorbells", &self.shadow_doorbells)
             .field("shards", &self.shards)
             .field("namespaces", &self.namespaces.len())
             .field("lint", &self.lint.is_some())

@@ -21,7 +21,7 @@ use crate::{
     settings::Settings,
     shard::Shard,
     shared::Shared,
-    signals::{Interrupt, Wake},
+    signals::{DoorbellWakes, Interrupt, Wake},
     stats::{ShardStats, Stats},
     sync::lock,
 };
@@ -71,6 +71,7 @@ impl Controller {
             stats: (0..config.shards).map(|_| ShardStats::default()).collect(),
             interrupt,
             lint: config.lint.clone().map(|sink| Box::new(Linter::new(sink))),
+            doorbell_wakes: Mutex::new(None),
             config,
         });
         let shards = (0..shared.config.shards)
@@ -178,6 +179,12 @@ impl Controller {
         if let Some(mailbox) = self.shared.mailboxes.get(shard) {
             mailbox.set_waker(waker);
         }
+    }
+
+    /// Says who may turn doorbells into wake-ups; without it every write comes to
+    /// [`bar_write`](Self::bar_write). Queues that are there already keep their doorbells.
+    pub fn set_doorbell_wakes(&self, wakes: Arc<dyn DoorbellWakes>) {
+        *lock(&self.shared.doorbell_wakes) = Some(wakes);
     }
 
     /// What was done so far, over all shards.

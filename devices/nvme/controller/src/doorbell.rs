@@ -1,6 +1,6 @@
 //! Doorbell registers: where a host's tails and heads arrive, from any thread.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::ids::ShardId;
 
@@ -37,6 +37,8 @@ struct Pair([Doorbell; 2]);
 struct Doorbell {
     value: AtomicU32,
     owner: AtomicU32,
+    /// The queue's values come from memory too, or from there alone.
+    in_memory: AtomicBool,
 }
 
 impl Doorbells {
@@ -45,6 +47,7 @@ impl Doorbells {
         let doorbell = || Doorbell {
             value: AtomicU32::new(0),
             owner: AtomicU32::new(NOBODY),
+            in_memory: AtomicBool::new(false),
         };
         Self {
             pairs: (0..=io_queues)
@@ -91,14 +94,29 @@ impl Doorbells {
     pub(crate) fn open(&self, qid: u16, side: Side, shard: ShardId) {
         if let Some(doorbell) = self.get(qid, side) {
             doorbell.value.store(0, Ordering::Relaxed);
+            doorbell.in_memory.store(false, Ordering::Relaxed);
             doorbell.owner.store(u32::from(shard), Ordering::Release);
         }
+    }
+
+    /// Notes that a queue's values come from memory too, or from there alone.
+    pub(crate) fn turn(&self, qid: u16, side: Side) {
+        if let Some(doorbell) = self.get(qid, side) {
+            doorbell.in_memory.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the queue's values come from memory.
+    pub(crate) fn in_memory(&self, qid: u16, side: Side) -> bool {
+        self.get(qid, side)
+            .is_some_and(|doorbell| doorbell.in_memory.load(Ordering::Relaxed))
     }
 
     /// Takes a doorbell away; rings are refused from now on.
     pub(crate) fn close(&self, qid: u16, side: Side) {
         if let Some(doorbell) = self.get(qid, side) {
             doorbell.owner.store(NOBODY, Ordering::Release);
+            doorbell.in_memory.store(false, Ordering::Relaxed);
         }
     }
 }

@@ -11,7 +11,7 @@ use zerocopy::FromZeros;
 
 use crate::{
     config::ControllerConfig,
-    table::{ADMIN, FeatureKind, IO, IoKind, LOGS, feature_kind},
+    table::{FeatureKind, IO, IoKind, LOGS, admin, feature_kind},
 };
 
 /// Supported Log Pages (Base 5.1.12.1.1). No page has an index to its offset.
@@ -26,9 +26,9 @@ pub(crate) fn log_pages() -> SupportedLogPages {
 }
 
 /// Commands Supported and Effects (Base 5.1.12.1.6): what the commands that are there do.
-pub(crate) fn commands() -> CommandsEffectsLog {
+pub(crate) fn commands(config: &ControllerConfig) -> CommandsEffectsLog {
     let mut log = CommandsEffectsLog::new_zeroed();
-    for row in ADMIN {
+    for row in admin(config) {
         if let Some(effects) = log.acs.get_mut(usize::from(row.id.0)) {
             // None changes blocks, namespaces or capabilities.
             *effects = CommandEffects::new()

@@ -6,7 +6,8 @@
 //!
 //! How a command flows. A front end (a vCPU's exit, a vfio-user message, a test) calls
 //! [`Controller::bar_write`]; a doorbell write is one atomic store (`doorbell`), and a wake if the
-//! shard is parked (`mailbox`). [`Shard::poll`] reads its mailbox, judges doorbells, reserves
+//! shard is parked (`mailbox`). After Doorbell Buffer Config, tails and heads are read from memory
+//! instead (`shadow`). [`Shard::poll`] reads its mailbox, judges doorbells, reserves
 //! completion queue slots, fetches that many submission queue entries in one copy (`queue`), and
 //! hands each to `admin` or `io`. An I/O command is checked, its PRPs become segments (`prp`), and
 //! one [`storage::Request`] goes to the namespace's backend. What is done at once is completed at
@@ -22,7 +23,7 @@
 //!
 //! What a host does wrong is reported by rule when the configuration asks for it ([`lint`]).
 //!
-//! Left out so far: SGLs, metadata, shadow doorbells, weighted round robin, atomic units above a
+//! Left out so far: SGLs, metadata, weighted round robin, atomic units above a
 //! block; docs/conformance.md has the list.
 
 #![forbid(unsafe_code)]
@@ -48,6 +49,7 @@ mod range_table;
 mod registers;
 mod rings;
 mod settings;
+mod shadow;
 mod shard;
 mod shared;
 mod signals;
@@ -59,6 +61,6 @@ mod work;
 pub use config::{CacheMode, ConfigError, ControllerConfig, NamespaceConfig};
 pub use controller::{Controller, SetupError};
 pub use shard::Shard;
-pub use signals::{Interrupt, Lint, Wake};
+pub use signals::{DoorbellWakes, Interrupt, Lint, Wake};
 pub use stats::Stats;
 pub use work::Progress;

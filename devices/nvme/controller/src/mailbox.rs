@@ -12,6 +12,7 @@ use crate::{
     ids::{AdminTicket, Epoch, ShardId},
     park::Park,
     queue::{CompletionQueue, SubmissionQueue},
+    shadow::ShadowBuffers,
     signals::Wake,
     sync::lock,
 };
@@ -52,6 +53,12 @@ pub(crate) enum Message {
         qid: u16,
         ticket: AdminTicket,
     },
+    /// Take tails and heads from shadow doorbells.
+    TurnDoorbells {
+        epoch: Epoch,
+        buffers: ShadowBuffers,
+        ticket: AdminTicket,
+    },
     /// Abort a command.
     Abort {
         epoch: Epoch,
@@ -59,7 +66,7 @@ pub(crate) enum Message {
         cid: u16,
         ticket: AdminTicket,
     },
-    /// To shard 0: the answer to one of the last three.
+    /// To shard 0: the answer to one of the last four.
     Answer {
         epoch: Epoch,
         ticket: AdminTicket,
@@ -72,6 +79,8 @@ pub(crate) enum Message {
 pub(crate) enum Answer {
     /// The queue is gone.
     Deleted,
+    /// Tails and heads come from shadow doorbells.
+    Turned,
     /// The command was aborted.
     Aborted,
     /// The command was not there, or could not be aborted.

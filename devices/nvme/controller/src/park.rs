@@ -9,7 +9,23 @@
 //!
 //! The two fences have an order. If the ringer's is first, the sleeper sees what was stored; if the
 //! sleeper's is first, the ringer sees that it is parked. So one of them acts. This holds for
-//! doorbells that are trapped and for messages; the tests run every interleaving of it.
+//! doorbells that are trapped and for messages.
+//!
+//! A host with shadow doorbells is a ringer that rings only when the event index says so:
+//!
+//! ```text
+//!   host                                sleeper
+//!   store the tail in memory            parked = true, event index = last tail seen
+//!   fence                               fence
+//!   if the tail passes the event        look for something to do; sleep if there is nothing
+//!   index: ring, as above, or by
+//!   an eventfd
+//! ```
+//!
+//! If the host's fence is first, the sleeper sees the tail. If the sleeper's is, the host sees an
+//! event index that any other tail passes, and rings: an eventfd wakes whoever sleeps, and a
+//! ringer's own fence comes after the sleeper's then, so that it sees `parked`. The tests run every
+//! interleaving of both.
 
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
@@ -65,10 +81,13 @@ impl<F: Flag> Park<F> {
         self.parked.load() && self.parked.take()
     }
 
-    /// Says that the sleeper is about to sleep; it must look for something to do once more now.
-    pub(crate) fn park(&self) {
+    /// Says that the sleeper is about to sleep. `arm` sets event indexes; after this the sleeper
+    /// must look for something to do once more.
+    pub(crate) fn park<R>(&self, arm: impl FnOnce() -> R) -> R {
         self.parked.store(true);
+        let armed = arm();
         F::fence();
+        armed
     }
 
     /// The sleeper is awake, or did not sleep.

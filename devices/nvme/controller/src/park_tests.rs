@@ -54,7 +54,7 @@ impl Shard {
 
     /// The shard goes to sleep; whether it does, having seen nothing of one of the doorbells.
     fn sleep(&self) -> bool {
-        self.park.park();
+        self.park.park(|| ());
         let rung = self
             .doorbells
             .iter()
@@ -100,10 +100,99 @@ fn two_rings_wake_a_sleeper_once() {
 fn who_is_awake_is_not_woken() {
     let park: Park = Park::new();
     assert!(!park.ring());
-    park.park();
+    park.park(|| ());
     assert!(park.ring());
     assert!(!park.ring());
-    park.park();
+    park.park(|| ());
     park.unpark();
     assert!(!park.ring());
+}
+
+/// What the host and the shard share of a doorbell in memory.
+struct Shadow {
+    tail: AtomicU32,
+    event: AtomicU32,
+    park: Park<LoomBool>,
+}
+
+/// How the host's ring reaches the shard.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// A trap: the ringer wakes who is parked.
+    Trap,
+    /// An eventfd: whoever sleeps wakes.
+    Eventfd,
+}
+
+/// Base B.5, as hosts compute it: whether going from `old` to `new` passes `event`.
+fn passes(event: u32, old: u32, new: u32) -> bool {
+    let distance = |from: u32, to: u32| to.wrapping_sub(from) & 0xFFFF;
+    distance(event + 1, new) < distance(old, new)
+}
+
+impl Shadow {
+    /// The host moves its tail; whether the shard is woken.
+    fn submit(&self, old: u32, new: u32, way: Way) -> bool {
+        self.tail.store(new, Ordering::Relaxed);
+        loom::sync::atomic::fence(Ordering::SeqCst);
+        passes(self.event.load(Ordering::Relaxed), old, new)
+            && (way == Way::Eventfd || self.park.ring())
+    }
+
+    /// The shard goes to sleep, having seen `seen`; whether it does.
+    fn sleep(&self, seen: u32) -> bool {
+        self.park.park(|| self.event.store(seen, Ordering::Relaxed));
+        let rung = self.tail.load(Ordering::Acquire) != seen;
+        if rung {
+            self.park.unpark();
+        }
+        !rung
+    }
+}
+
+/// The event index is an old one, which asks for nothing, until the shard goes to sleep.
+#[test]
+fn a_tail_stored_in_memory_while_going_to_sleep_is_seen_or_rung() {
+    for way in [Way::Trap, Way::Eventfd] {
+        loom::model(move || {
+            let shard = Arc::new(Shadow {
+                tail: AtomicU32::new(5),
+                event: AtomicU32::new(2),
+                park: Park::new(),
+            });
+            let host = thread::spawn({
+                let shard = shard.clone();
+                move || shard.submit(5, 6, way)
+            });
+            let sleeps = shard.sleep(5);
+            let woken = host.join().expect("no panic");
+            assert!(!sleeps || woken, "asleep with a tail in memory");
+        });
+    }
+}
+
+/// Two commands, one after the other: the first may be seen, and the second come while the shard
+/// goes to sleep for it.
+#[test]
+fn of_two_tails_stored_in_memory_the_last_is_seen_or_rung() {
+    for way in [Way::Trap, Way::Eventfd] {
+        loom::model(move || {
+            let shard = Arc::new(Shadow {
+                tail: AtomicU32::new(5),
+                event: AtomicU32::new(2),
+                park: Park::new(),
+            });
+            let host = thread::spawn({
+                let shard = shard.clone();
+                move || [(5, 6), (6, 0)].map(|(old, new)| shard.submit(old, new, way))
+            });
+            let seen = shard.tail.load(Ordering::Acquire);
+            let sleeps = shard.sleep(seen);
+            let woken = host.join().expect("no panic");
+            assert!(
+                !sleeps || seen == 0 || woken.contains(&true),
+                "asleep after {seen} with a tail in memory"
+            );
+        });
+    }
 }

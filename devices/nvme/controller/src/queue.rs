@@ -7,7 +7,7 @@ use storage::GuestRam;
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::IntoBytes;
 
-use crate::ids::AdminTicket;
+use crate::{doorbell::Side, ids::AdminTicket, shadow::Bell};
 
 /// Queue memory cannot be reached: fatal to the controller (Base 3.1.4.6, CSTS.CFS).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,11 +17,9 @@ pub(crate) struct QueueFault {
 }
 
 /// A doorbell value that no correct host writes (Base 5.1.2.1, invalid doorbell write value); the
-/// value that holds on is the last good one.
+/// last good one holds on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct BadDoorbell {
-    pub(crate) good: u32,
-}
+pub(crate) struct BadDoorbell;
 
 /// The right to post one completion: a slot of the completion queue, reserved before the command
 /// is fetched. Consumed exactly once, by posting or by giving it back.
@@ -57,8 +55,8 @@ pub(crate) struct CompletionQueue {
     /// Slots promised to commands being executed.
     reserved: u32,
     phase: bool,
-    /// The last good doorbell value.
-    rung: u32,
+    /// Where the host's heads come from.
+    pub(crate) bell: Bell,
 }
 
 impl CompletionQueue {
@@ -73,7 +71,7 @@ impl CompletionQueue {
             head: 0,
             reserved: 0,
             phase: true,
-            rung: 0,
+            bell: Bell::trapped(qid, Side::CqHead),
         }
     }
 
@@ -88,20 +86,16 @@ impl CompletionQueue {
 
     /// Judges a doorbell value: whether the host took completions, or wrote nonsense.
     pub(crate) fn set_head(&mut self, value: u32) -> Result<(), BadDoorbell> {
-        if value == self.rung {
-            return Ok(());
-        }
         if value >= self.entries || distance(self.head, value, self.entries) > self.filled() {
-            return Err(BadDoorbell { good: self.rung });
+            return Err(BadDoorbell);
         }
-        self.rung = value;
         self.head = value;
         Ok(())
     }
 
-    /// Whether the doorbell has a value not judged yet.
-    pub(crate) const fn unseen(&self, value: u32) -> bool {
-        self.rung != value
+    /// The last good value of the doorbell.
+    pub(crate) const fn head(&self) -> u32 {
+        self.head
     }
 
     pub(crate) const fn reserve(&mut self) -> Option<Permit> {
@@ -162,8 +156,8 @@ pub(crate) struct SubmissionQueue {
     head: u32,
     /// The first entry that the host has not filled.
     tail: u32,
-    /// The last good doorbell value.
-    rung: u32,
+    /// Where the host's tails come from.
+    pub(crate) bell: Bell,
     /// Commands fetched and not completed.
     pub(crate) in_flight: u32,
     /// The Delete I/O Submission Queue command that waits for the last of them.
@@ -181,7 +175,7 @@ impl SubmissionQueue {
             entries,
             head: 0,
             tail: 0,
-            rung: 0,
+            bell: Bell::trapped(qid, Side::SqTail),
             in_flight: 0,
             deleting: None,
         }
@@ -200,20 +194,16 @@ impl SubmissionQueue {
 
     /// Judges a doorbell value.
     pub(crate) fn set_tail(&mut self, value: u32) -> Result<(), BadDoorbell> {
-        if value == self.rung {
-            return Ok(());
-        }
         if value >= self.entries {
-            return Err(BadDoorbell { good: self.rung });
+            return Err(BadDoorbell);
         }
-        self.rung = value;
         self.tail = value;
         Ok(())
     }
 
-    /// Whether the doorbell has a value not judged yet.
-    pub(crate) const fn unseen(&self, value: u32) -> bool {
-        self.rung != value
+    /// The last good value of the doorbell.
+    pub(crate) const fn tail(&self) -> u32 {
+        self.tail
     }
 
     /// Copies up to `most` waiting entries, as many as lie in a row. The head stays.
@@ -298,8 +288,8 @@ mod tests {
             let permit = cq.reserve().expect("room");
             cq.post(permit, Cqe::default(), &memory).expect("posted");
         }
-        assert_eq!(cq.set_head(4), Err(BadDoorbell { good: 0 }));
-        assert_eq!(cq.set_head(8), Err(BadDoorbell { good: 0 }));
+        assert_eq!(cq.set_head(4), Err(BadDoorbell));
+        assert_eq!(cq.set_head(8), Err(BadDoorbell));
         assert_eq!(cq.free(), 4);
         assert_eq!(cq.set_head(3), Ok(()));
         assert_eq!(cq.free(), 7);
@@ -372,7 +362,7 @@ mod tests {
         assert_eq!(cids(&mut sq), [3]);
         assert_eq!(sq.head(), 0);
         assert_eq!(cids(&mut sq), [0]);
-        assert_eq!(sq.set_tail(4), Err(BadDoorbell { good: 1 }));
+        assert_eq!(sq.set_tail(4), Err(BadDoorbell));
         assert_eq!(sq.waiting(), 0);
     }
 }

@@ -1,13 +1,15 @@
 //! The queues of a shard, and the bookkeeping between submission and completion.
 
 use nvme_spec::{Cqe, Sqe, Status};
+use storage::GuestRam;
 
 use crate::{
     command::Command,
-    doorbell::{FAULT_DOORBELL_VALUE, Side},
+    doorbell::{Doorbells, FAULT_DOORBELL_VALUE, Side},
     ids::AdminTicket,
     interrupts::Interrupts,
     queue::{BadDoorbell, CompletionQueue, QueueFault, SubmissionQueue},
+    shadow::{Bell, Rung, ShadowBuffers},
     shared::Shared,
     work::Work,
 };
@@ -86,14 +88,46 @@ impl Rings {
     }
 
     /// Judges the heads that the host wrote.
-    pub(crate) fn read_cq_doorbells(&mut self, shared: &Shared) {
+    pub(crate) fn read_cq_doorbells(&mut self, work: &Work<'_>) -> Result<(), QueueFault> {
         for cq in self.cqs.iter_mut().flatten() {
-            let value = shared.doorbells.value(cq.qid, Side::CqHead);
-            if let Err(BadDoorbell { good }) = cq.set_head(value) {
-                shared.doorbells.restore(cq.qid, Side::CqHead, value, good);
-                shared.fault(FAULT_DOORBELL_VALUE);
-            }
+            read_head(cq, work)?;
         }
+        Ok(())
+    }
+
+    /// Takes tails and heads from shadow doorbells from now on (Base 5.2.5).
+    pub(crate) fn turn_doorbells(
+        &mut self,
+        work: &Work<'_>,
+        buffers: ShadowBuffers,
+    ) -> Result<(), QueueFault> {
+        for cq in self.cqs.iter_mut().flatten() {
+            // The register's last value and the entry's.
+            read_head(cq, work)?;
+            read_head(cq, work)?;
+            let head = cq.head();
+            cq.bell.turn(work.memory, buffers, head)?;
+            work.shared.doorbells.turn(cq.qid, Side::CqHead);
+        }
+        for sq in self.sqs.iter_mut().flatten() {
+            read_tail(sq, work)?;
+            read_tail(sq, work)?;
+            let tail = sq.tail();
+            sq.bell.turn(work.memory, buffers, tail)?;
+            work.shared.doorbells.turn(sq.qid, Side::SqTail);
+        }
+        Ok(())
+    }
+
+    /// Asks the host to ring with the next tail or head that it stores in memory.
+    pub(crate) fn arm_doorbells(&mut self, memory: &GuestRam) -> Result<(), QueueFault> {
+        for sq in self.sqs.iter_mut().flatten() {
+            sq.bell.arm(memory)?;
+        }
+        for cq in self.cqs.iter_mut().flatten() {
+            cq.bell.arm(memory)?;
+        }
+        Ok(())
     }
 
     /// Judges a queue's tail and copies up to `most` commands, as many as have a completion slot
@@ -109,13 +143,7 @@ impl Rings {
         let Some(Some(sq)) = self.sqs.get_mut(index) else {
             return Ok(None);
         };
-        let value = work.shared.doorbells.value(sq.qid, Side::SqTail);
-        if let Err(BadDoorbell { good }) = sq.set_tail(value) {
-            work.shared
-                .doorbells
-                .restore(sq.qid, Side::SqTail, value, good);
-            work.shared.fault(FAULT_DOORBELL_VALUE);
-        }
+        read_tail(sq, work)?;
         let Some(Some(cq)) = self.cqs.get(sq.cq_slot) else {
             return Ok(None);
         };
@@ -249,16 +277,50 @@ impl Rings {
     }
 
     /// Whether a doorbell has a value that was not judged yet.
-    pub(crate) fn unseen_doorbell(&self, shared: &Shared) -> bool {
-        let value = |qid, side| shared.doorbells.value(qid, side);
+    pub(crate) fn unseen_doorbell(&self, registers: &Doorbells, memory: &GuestRam) -> bool {
         self.sqs
             .iter()
             .flatten()
-            .any(|sq| sq.unseen(value(sq.qid, Side::SqTail)))
+            .any(|sq| sq.bell.unseen(registers, memory))
             || self
                 .cqs
                 .iter()
                 .flatten()
-                .any(|cq| cq.unseen(value(cq.qid, Side::CqHead)))
+                .any(|cq| cq.bell.unseen(registers, memory))
+    }
+}
+
+/// Judges a head that the host wrote.
+fn read_head(cq: &mut CompletionQueue, work: &Work<'_>) -> Result<(), QueueFault> {
+    let registers = &work.shared.doorbells;
+    if let Some(rung) = cq.bell.next(registers, work.memory)? {
+        lint(work.shared, &cq.bell, rung);
+        if let Err(BadDoorbell) = cq.set_head(rung.value) {
+            cq.bell.refuse(registers, rung);
+            work.shared.fault(FAULT_DOORBELL_VALUE);
+        }
+    }
+    Ok(())
+}
+
+/// Judges a tail that the host wrote.
+fn read_tail(sq: &mut SubmissionQueue, work: &Work<'_>) -> Result<(), QueueFault> {
+    let registers = &work.shared.doorbells;
+    if let Some(rung) = sq.bell.next(registers, work.memory)? {
+        lint(work.shared, &sq.bell, rung);
+        if let Err(BadDoorbell) = sq.set_tail(rung.value) {
+            sq.bell.refuse(registers, rung);
+            work.shared.fault(FAULT_DOORBELL_VALUE);
+        }
+    }
+    Ok(())
+}
+
+/// Has a value looked at that no register write has shown.
+fn lint(shared: &Shared, bell: &Bell, rung: Rung) {
+    if let Some(lint) = &shared.lint
+        && bell.is_in_memory()
+    {
+        lint.stored(shared, bell.qid, bell.side, rung.value);
     }
 }

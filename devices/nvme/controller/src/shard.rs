@@ -12,11 +12,12 @@ use self::messages::Quiescing;
 use crate::{
     admin::{Admin, AdminContext, Outcome},
     command::Command,
-    ids::{Epoch, ShardId},
+    ids::{AdminTicket, Epoch, ShardId},
     interrupts::Interrupts,
     io::{self, Finished, IN_FLIGHT, IoEngine, Started},
     queue::QueueFault,
     rings::Rings,
+    shadow::ShadowBuffers,
     shared::Shared,
     sync::lock,
     work::{Progress, Work},
@@ -51,6 +52,8 @@ struct Lane {
     halted: bool,
     /// What is to be reported when nothing is in flight any more.
     quiescing: Option<Quiescing>,
+    /// Shadow doorbells to turn to once the function may access memory again.
+    turning: Option<(ShadowBuffers, AdminTicket)>,
     rings: Rings,
     io: IoEngine,
     admin: Option<Box<Admin>>,
@@ -71,6 +74,7 @@ impl Shard {
             running: false,
             halted: false,
             quiescing: None,
+            turning: None,
             rings: Rings::default(),
             io: IoEngine::new(&shared)?,
             admin: (id == 0).then(|| Box::new(Admin::new(&shared.config))),
@@ -130,8 +134,13 @@ impl Shard {
         let Some(mailbox) = self.shared.mailboxes.get(self.lane.id) else {
             return false;
         };
-        mailbox.park().park();
-        if self.lane.has_work(&self.shared) || self.lane.doorbell_rang(&self.shared) {
+        let (lane, shared, memory) = (&mut self.lane, &*self.shared, &*self.memory);
+        let armed = mailbox.park().park(|| lane.arm_doorbells(shared, memory));
+        if let Err(fault) = armed {
+            lane.running = false;
+            shared.fatal(fault);
+        }
+        if lane.has_work(shared) || lane.doorbell_rang(shared, memory) {
             mailbox.park().unpark();
             return false;
         }
@@ -151,6 +160,7 @@ impl Lane {
         let result = self
             .post_late(work)
             .and_then(|()| self.read_mailbox(work))
+            .and_then(|()| self.turn_doorbells(work))
             .and_then(|()| self.retry(work))
             .and_then(|()| self.serve(work, budget))
             .and_then(|()| self.reap(work))
@@ -224,8 +234,16 @@ impl Lane {
                 }))
     }
 
-    fn doorbell_rang(&self, shared: &Shared) -> bool {
-        self.serving(shared) && self.rings.unseen_doorbell(shared)
+    /// Asks the host to ring with the next tail or head that it stores in memory.
+    fn arm_doorbells(&mut self, shared: &Shared, memory: &GuestRam) -> Result<(), QueueFault> {
+        if self.serving(shared) {
+            self.rings.arm_doorbells(memory)?;
+        }
+        Ok(())
+    }
+
+    fn doorbell_rang(&self, shared: &Shared, memory: &GuestRam) -> bool {
+        self.serving(shared) && self.rings.unseen_doorbell(&shared.doorbells, memory)
     }
 
     /// Judges doorbells and executes what is waiting, queue after queue.
@@ -233,7 +251,7 @@ impl Lane {
         if !self.running || !work.dma {
             return Ok(());
         }
-        self.rings.read_cq_doorbells(work.shared);
+        self.rings.read_cq_doorbells(work)?;
         let burst = work
             .shared
             .settings

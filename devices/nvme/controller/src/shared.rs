@@ -24,7 +24,7 @@ use crate::{
     queue::QueueFault,
     registers::{self, Next, Registers},
     settings::Settings,
-    signals::Interrupt,
+    signals::{DoorbellWakes, Interrupt},
     stats::ShardStats,
     sync::lock,
 };
@@ -47,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) interrupt: Arc<dyn Interrupt>,
     /// Checks the host; `None` unless the configuration asks for it.
     pub(crate) lint: Option<Box<Linter>>,
+    pub(crate) doorbell_wakes: Mutex<Option<Arc<dyn DoorbellWakes>>>,
 }
 
 impl Shared {
@@ -98,7 +99,10 @@ impl Shared {
     }
 
     pub(crate) fn ring(&self, qid: u16, side: Side, value: u32) {
-        if let Some(lint) = &self.lint {
+        // What comes from memory is judged when the shard finds it there.
+        if let Some(lint) = &self.lint
+            && !self.doorbells.in_memory(qid, side)
+        {
             // First, for from the store on the shard may fetch.
             lint.rung(self, qid, side, value);
         }
@@ -106,6 +110,11 @@ impl Shared {
             Some(shard) => self.mailboxes.ring(shard),
             None => self.fault(FAULT_DOORBELL_REGISTER),
         }
+    }
+
+    /// Who may turn doorbells into wake-ups.
+    pub(crate) fn doorbell_wakes(&self) -> Option<Arc<dyn DoorbellWakes>> {
+        lock(&self.doorbell_wakes).clone()
     }
 
     /// Leaves a doorbell fault for shard 0 to report.

@@ -23,3 +23,22 @@ pub trait Lint: Send + Sync {
     /// is posted, and what an access shows before the access returns.
     fn report(&self, report: &Report);
 }
+
+/// Lets a front end turn a doorbell into a wake-up that carries no value, as KVM's ioeventfd is.
+///
+/// A doorbell is offered once its value is read from memory (shadow doorbells), with
+/// [`attach`](Self::attach), and taken back with [`detach`](Self::detach) when its queue is
+/// deleted, and before CSTS.RDY reads 0 or CSTS.SHST says that a shutdown is complete.
+///
+/// Called by the thread that polls shard 0, one call at a time. An implementer must not wait for
+/// a vCPU or a shard, and must not call the controller. It need not do anything: a write that
+/// comes to [`Controller::bar_write`](crate::Controller::bar_write) has the same effect.
+pub trait DoorbellWakes: Send + Sync {
+    /// From now on a write of a dword at `offset` (bytes, in BAR0), whatever its value, needs only
+    /// wake `shard`, as [`Wake::wake`] of that shard does.
+    fn attach(&self, offset: u64, shard: u16);
+
+    /// When this returns, writes at `offset` come to `Controller::bar_write` again. It may never
+    /// have been attached.
+    fn detach(&self, offset: u64);
+}

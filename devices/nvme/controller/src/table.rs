@@ -7,9 +7,9 @@
 use nvme_spec::{
     AdminOpcode, Cns, FeatureId, LogId, NvmOpcode,
     identify::{
-        LPA_COMMANDS_EFFECTS, LPA_EXTENDED, LPA_MISCELLANEOUS, ONCS_COMPARE,
-        ONCS_DATASET_MANAGEMENT, ONCS_FEATURES_SAVE_SELECT, ONCS_TIMESTAMP, ONCS_VERIFY,
-        ONCS_WRITE_ZEROES,
+        LPA_COMMANDS_EFFECTS, LPA_EXTENDED, LPA_MISCELLANEOUS, OACS_DOORBELL_BUFFER_CONFIG,
+        ONCS_COMPARE, ONCS_DATASET_MANAGEMENT, ONCS_FEATURES_SAVE_SELECT, ONCS_TIMESTAMP,
+        ONCS_VERIFY, ONCS_WRITE_ZEROES,
     },
     registers::Vs,
 };
@@ -94,6 +94,7 @@ pub(crate) enum AdminKind {
     GetFeatures,
     AsyncEventRequest,
     KeepAlive,
+    DoorbellBufferConfig,
 }
 
 /// The admin commands.
@@ -114,6 +115,11 @@ pub(crate) const ADMIN: &[Row<AdminOpcode, AdminKind>] = &[
     ),
     // KAS tells of it.
     optional(AdminOpcode::KEEP_ALIVE, AdminKind::KeepAlive, 0),
+    optional(
+        AdminOpcode::DOORBELL_BUFFER_CONFIG,
+        AdminKind::DoorbellBufferConfig,
+        OACS_DOORBELL_BUFFER_CONFIG,
+    ),
 ];
 
 /// What an I/O command does.
@@ -320,8 +326,25 @@ fn find<Id: PartialEq + Copy, Kind: Copy>(rows: &[Row<Id, Kind>], id: Id) -> Opt
     rows.iter().find(|row| row.id == id).map(|row| row.kind)
 }
 
-pub(crate) fn admin_kind(opcode: AdminOpcode) -> Option<AdminKind> {
-    find(ADMIN, opcode)
+impl AdminKind {
+    /// Whether a controller of this configuration has the command.
+    const fn is_offered(self, config: &ControllerConfig) -> bool {
+        match self {
+            Self::DoorbellBufferConfig => config.offers_shadow_doorbells(),
+            _ => true,
+        }
+    }
+}
+
+/// The admin commands of a controller of this configuration.
+pub(crate) fn admin(
+    config: &ControllerConfig,
+) -> impl Iterator<Item = &'static Row<AdminOpcode, AdminKind>> {
+    ADMIN.iter().filter(|row| row.kind.is_offered(config))
+}
+
+pub(crate) fn admin_kind(opcode: AdminOpcode, config: &ControllerConfig) -> Option<AdminKind> {
+    find(ADMIN, opcode).filter(|kind| kind.is_offered(config))
 }
 
 pub(crate) fn log_kind(lid: LogId) -> Option<LogKind> {
@@ -359,8 +382,8 @@ pub(crate) fn io_kind(opcode: NvmOpcode) -> Option<IoKind> {
 }
 
 /// OACS: the optional admin commands that are there (Base 5.1.13.2.1).
-pub(crate) fn oacs() -> u16 {
-    ADMIN.iter().fold(0, |bits, row| bits | row.advertised)
+pub(crate) fn oacs(config: &ControllerConfig) -> u16 {
+    admin(config).fold(0, |bits, row| bits | row.advertised)
 }
 
 /// ONCS: the optional I/O commands, features and fields that are there (Base 5.1.13.2.1).

@@ -222,6 +222,9 @@ pub const CTRATT_TRAFFIC_KEEP_ALIVE: u32 = 1 << 6;
 /// CTRATT: extended LBA formats can be enabled (ELBAS).
 pub const CTRATT_EXTENDED_LBA_FORMATS: u32 = 1 << 15;
 
+/// OACS: the Doorbell Buffer Config command is supported.
+pub const OACS_DOORBELL_BUFFER_CONFIG: u16 = 1 << 8;
+
 /// ONCS: Compare is supported.
 pub const ONCS_COMPARE: u16 = 1 << 0;
 /// ONCS: Dataset Management is supported.

@@ -174,7 +174,7 @@ fn controller(shared: &Shared) -> IdentifyController {
     data.rtd3e = RTD3_MICROSECONDS;
     data.oaes = OAES_NAMESPACE_ATTRIBUTE;
     data.cntrltype = CNTRLTYPE_IO;
-    data.oacs = table::oacs();
+    data.oacs = table::oacs(config);
     data.acl_z = ABORT_LIMIT - 1;
     data.aerl_z = REQUEST_LIMIT - 1;
     data.frmw = FirmwareUpdates::new()

@@ -51,7 +51,7 @@ impl Admin {
                 if cdw14.csi() != Csi::NVM {
                     return Err(Status::INVALID_FIELD.dnr());
                 }
-                effects::commands().as_bytes().to_vec()
+                effects::commands(&cx.shared.config).as_bytes().to_vec()
             }
             LogKind::FeaturesEffects => effects::features(&cx.shared.config).as_bytes().to_vec(),
             LogKind::MiCommandsEffects => effects::mi_commands().as_bytes().to_vec(),

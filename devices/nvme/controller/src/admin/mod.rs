@@ -3,6 +3,7 @@
 mod changed;
 mod clock;
 mod data;
+mod doorbells;
 mod events;
 mod features;
 mod identify;
@@ -20,7 +21,9 @@ use nvme_spec::{
 };
 use storage::{GuestRam, Request};
 
-use self::{changed::Changed, events::Events, features::Features, queues::Queues};
+use self::{
+    changed::Changed, doorbells::close_doorbell, events::Events, features::Features, queues::Queues,
+};
 use crate::{
     command::Command,
     config::{ControllerConfig, MIN_PAGE_BYTES},
@@ -30,6 +33,7 @@ use crate::{
     mailbox::{Answer, Message},
     queue::{CompletionQueue, SubmissionQueue},
     registers::{Registers, page_size_supported},
+    shadow::ShadowBuffers,
     shared::Shared,
     table::{self, AdminKind},
 };
@@ -94,6 +98,8 @@ pub(crate) struct Admin {
     features: Features,
     events: Events,
     changed: Changed,
+    /// The memory of the last Doorbell Buffer Config.
+    shadow: Option<ShadowBuffers>,
     /// Commands that wait for an answer, by ticket.
     waiting: Vec<Option<Waiting>>,
     /// Segments of an admin command's data.
@@ -112,8 +118,16 @@ struct Waiting {
 /// What a waiting command waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wait {
-    DeleteSq { qid: u16 },
-    DeleteCq { qid: u16 },
+    DeleteSq {
+        qid: u16,
+    },
+    DeleteCq {
+        qid: u16,
+    },
+    /// For `left` shards.
+    TurnDoorbells {
+        left: u16,
+    },
     Abort,
 }
 
@@ -124,6 +138,7 @@ impl Admin {
             features: Features::new(config),
             events: Events::default(),
             changed: Changed::default(),
+            shadow: None,
             waiting: Vec::new(),
             data: Request::default(),
             first_command_ns: None,
@@ -192,9 +207,10 @@ impl Admin {
         shared: &Shared,
         now_ns: u64,
     ) -> impl Iterator<Item = Command> + use<> {
-        shared.doorbells.close(0, Side::SqTail);
-        shared.doorbells.close(0, Side::CqHead);
-        self.queues.close_all(&shared.doorbells);
+        close_doorbell(shared, 0, Side::SqTail);
+        close_doorbell(shared, 0, Side::CqHead);
+        self.queues.close_all(shared);
+        self.shadow = None;
         if let Some(lint) = &shared.lint {
             lint.reset();
         }
@@ -204,6 +220,12 @@ impl Admin {
         self.events = Events::default();
         self.changed = Changed::default();
         self.take_waiting()
+    }
+
+    /// After a shutdown the host may use its memory for other things; its queues stay until the
+    /// reset, and are not served.
+    pub(crate) fn shut_down(&self, shared: &Shared) {
+        self.queues.detach_all(shared);
     }
 
     /// Takes out the commands that wait for an answer.
@@ -221,7 +243,8 @@ impl Admin {
     }
 
     fn handle(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Handled {
-        let kind = table::admin_kind(sqe.admin_opcode()).ok_or(Status::INVALID_OPCODE.dnr())?;
+        let kind = table::admin_kind(sqe.admin_opcode(), &cx.shared.config)
+            .ok_or(Status::INVALID_OPCODE.dnr())?;
         // Admin commands take PRPs over PCIe, and are never fused (Base 4.1, PCIe 2.3).
         if sqe.flags.fuse() != 0 || sqe.flags.psdt() != 0 {
             return Err(Status::INVALID_FIELD.dnr());
@@ -236,6 +259,7 @@ impl Admin {
             AdminKind::SetFeatures => self.set_features(cx, sqe),
             AdminKind::GetFeatures => self.get_features(cx, sqe),
             AdminKind::Abort => self.abort(cx, sqe),
+            AdminKind::DoorbellBufferConfig => self.doorbell_buffer_config(cx, sqe),
             AdminKind::AsyncEventRequest => {
                 self.events.request(sqe.cid).map(|()| Outcome::Delivered)
             }
@@ -329,7 +353,15 @@ impl Admin {
         ticket: AdminTicket,
         answer: Answer,
     ) -> Option<(Command, Sqe, u32)> {
-        let waiting = self.waiting.get_mut(usize::from(ticket))?.take()?;
+        let place = self.waiting.get_mut(usize::from(ticket))?;
+        if let Some(Wait::TurnDoorbells { left }) = place.as_mut().map(|waiting| &mut waiting.what)
+        {
+            *left = left.saturating_sub(1);
+            if *left > 0 {
+                return None;
+            }
+        }
+        let waiting = place.take()?;
         let dw0 = match (waiting.what, answer) {
             (Wait::DeleteSq { qid }, _) => {
                 self.queues.sq_deleted(shared, qid);
@@ -339,7 +371,7 @@ impl Admin {
                 self.queues.cq_deleted(shared, qid);
                 0
             }
-            (Wait::Abort, Answer::Aborted) => 0,
+            (Wait::TurnDoorbells { .. }, _) | (Wait::Abort, Answer::Aborted) => 0,
             (Wait::Abort, _) => ABORT_NOT_ABORTED,
         };
         waiting.command.map(|(command, sqe)| (command, sqe, dw0))

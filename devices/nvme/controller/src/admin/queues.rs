@@ -10,9 +10,12 @@ use nvme_spec::{
 use storage::GuestRam;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use super::{Admin, AdminContext, Handled, Outcome, Wait};
+use super::{
+    Admin, AdminContext, Handled, Outcome, Wait,
+    doorbells::{close_doorbell, detach_doorbell},
+};
 use crate::{
-    doorbell::{Doorbells, Side},
+    doorbell::Side,
     ids::ShardId,
     lint::Kind,
     mailbox::Message,
@@ -66,7 +69,7 @@ impl Queues {
         let Some(entry) = self.sqs.get_mut(usize::from(qid)).and_then(Option::take) else {
             return;
         };
-        shared.doorbells.close(qid, Side::SqTail);
+        close_doorbell(shared, qid, Side::SqTail);
         if let Some(lint) = &shared.lint {
             lint.deleted(Kind::Submission, qid);
         }
@@ -83,21 +86,33 @@ impl Queues {
             .and_then(Option::take)
             .is_some()
         {
-            shared.doorbells.close(qid, Side::CqHead);
+            close_doorbell(shared, qid, Side::CqHead);
             if let Some(lint) = &shared.lint {
                 lint.deleted(Kind::Completion, qid);
             }
         }
     }
 
+    /// No doorbell is a front end's any more.
+    pub(super) fn detach_all(&self, shared: &Shared) {
+        for (qid, (cq, sq)) in (0..=u16::MAX).zip(self.cqs.iter().zip(&self.sqs)) {
+            if cq.is_some() {
+                detach_doorbell(shared, qid, Side::CqHead);
+            }
+            if sq.is_some() {
+                detach_doorbell(shared, qid, Side::SqTail);
+            }
+        }
+    }
+
     /// Every queue is gone.
-    pub(super) fn close_all(&mut self, doorbells: &Doorbells) {
+    pub(super) fn close_all(&mut self, shared: &Shared) {
         for (qid, (cq, sq)) in (0..=u16::MAX).zip(self.cqs.iter_mut().zip(&mut self.sqs)) {
             if cq.take().is_some() {
-                doorbells.close(qid, Side::CqHead);
+                close_doorbell(shared, qid, Side::CqHead);
             }
             if sq.take().is_some() {
-                doorbells.close(qid, Side::SqTail);
+                close_doorbell(shared, qid, Side::SqTail);
             }
         }
     }
@@ -173,7 +188,8 @@ impl Admin {
         }
         place(cx, cdw11.pc(), (Kind::Completion, qid), sqe.prp1, entries)?;
         let vector = cdw11.ien().then_some(cdw11.iv());
-        let queue = CompletionQueue::new(qid, sqe.prp1, entries, vector);
+        let mut queue = CompletionQueue::new(qid, sqe.prp1, entries, vector);
+        queue.bell = self.doorbell(cx, qid, Side::CqHead)?;
         let shard = cx.shared.shard_of_cq(qid);
         if let Some(slot) = self.queues.cqs.get_mut(usize::from(qid)) {
             *slot = Some(CqEntry {
@@ -184,7 +200,7 @@ impl Admin {
         if let Some(lint) = &cx.shared.lint {
             lint.created(cx.memory, Kind::Completion, qid, sqe.prp1, entries);
         }
-        cx.shared.doorbells.open(qid, Side::CqHead, shard);
+        self.open_doorbell(cx.shared, qid, Side::CqHead, shard);
         cx.shared.mailboxes.post(
             shard,
             Message::AddCq {
@@ -213,7 +229,8 @@ impl Admin {
             return Err(Status::INVALID_QUEUE_SIZE.dnr());
         }
         place(cx, cdw11.pc(), (Kind::Submission, qid), sqe.prp1, entries)?;
-        let queue = SubmissionQueue::new(qid, sqe.prp1, entries, cqid);
+        let mut queue = SubmissionQueue::new(qid, sqe.prp1, entries, cqid);
+        queue.bell = self.doorbell(cx, qid, Side::SqTail)?;
         let shard = cx.shared.shard_of_cq(cqid);
         if let Some(slot) = self.queues.sqs.get_mut(usize::from(qid)) {
             *slot = Some(SqEntry {
@@ -227,7 +244,7 @@ impl Admin {
         if let Some(lint) = &cx.shared.lint {
             lint.created(cx.memory, Kind::Submission, qid, sqe.prp1, entries);
         }
-        cx.shared.doorbells.open(qid, Side::SqTail, shard);
+        self.open_doorbell(cx.shared, qid, Side::SqTail, shard);
         cx.shared.mailboxes.post(
             shard,
             Message::AddSq {

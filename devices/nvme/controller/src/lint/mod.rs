@@ -117,6 +117,18 @@ impl Linter {
         lock(&self.0).rung(shared, &memory, lifecycle, (qid, side), value);
     }
 
+    /// A doorbell's value was found in memory, or in the register of a queue that has both; it is
+    /// about to take effect.
+    pub(crate) fn stored(&self, shared: &Shared, qid: u16, side: Side, value: u32) {
+        let lifecycle = lock(&shared.registers).lifecycle;
+        let memory = shared.memory.memory();
+        let mut state = lock(&self.0);
+        // The host may have told it both ways, as it should.
+        if state.queues.value(qid, side) != Some(value) {
+            state.rung(shared, &memory, lifecycle, (qid, side), value);
+        }
+    }
+
     /// The controller could not be enabled.
     pub(crate) fn not_enabled(&self, registers: &Registers, reason: &str) {
         let mut state = lock(&self.0);

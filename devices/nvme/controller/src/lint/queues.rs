@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use nvme_spec::{AdminOpcode, CQE_BYTES, SQE_BYTES, Sqe};
 
 use super::pointers::List;
+use crate::doorbell::Side;
 
 /// Submission queue entries that are watched at once, over all queues.
 const WATCHED_ENTRIES: usize = 1 << 16;
@@ -95,6 +96,14 @@ pub(super) struct Queues {
 }
 
 impl Queues {
+    /// The last good doorbell value of a queue.
+    pub(super) fn value(&self, qid: u16, side: Side) -> Option<u32> {
+        match side {
+            Side::SqTail => self.sqs.get(&qid).map(|sq| sq.tail),
+            Side::CqHead => self.cqs.get(&qid).map(|cq| cq.head),
+        }
+    }
+
     /// Adds an empty queue.
     pub(super) fn add(&mut self, kind: Kind, qid: u16, base: u64, entries: u32) {
         self.remove(kind, qid);

@@ -57,6 +57,16 @@ impl Lane {
                     }
                     self.answer(work.shared, ticket, Answer::Deleted);
                 }
+                Message::TurnDoorbells {
+                    epoch,
+                    buffers,
+                    ticket,
+                } if epoch == self.epoch => {
+                    if let Some((_, earlier)) = self.turning.replace((buffers, ticket)) {
+                        self.answer(work.shared, earlier, Answer::Turned);
+                    }
+                    self.turn_doorbells(work)?;
+                }
                 Message::Abort {
                     epoch,
                     sqid,
@@ -99,10 +109,22 @@ impl Lane {
         if drop_queues {
             self.epoch = round;
             self.halted = false;
+            self.turning = None;
             for (command, _) in self.io.take_deferred(shared, |_| true) {
                 self.rings.hand_back(command);
             }
         }
+    }
+
+    /// Takes tails and heads from shadow doorbells, once memory may be accessed.
+    pub(super) fn turn_doorbells(&mut self, work: &Work<'_>) -> Result<(), QueueFault> {
+        if work.dma
+            && let Some((buffers, ticket)) = self.turning.take()
+        {
+            self.rings.turn_doorbells(work, buffers)?;
+            self.answer(work.shared, ticket, Answer::Turned);
+        }
+        Ok(())
     }
 
     /// Stops serving a submission queue. What no backend has taken is aborted; the rest is
@@ -206,7 +228,11 @@ impl Lane {
             return;
         }
         self.quiescing = None;
-        if drop_queues {
+        if !drop_queues {
+            if let Some(admin) = &self.admin {
+                admin.shut_down(shared);
+            }
+        } else {
             if let Some(admin) = &mut self.admin {
                 for command in admin.reset(shared, now_ns) {
                     self.rings.hand_back(command);
