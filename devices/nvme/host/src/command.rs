@@ -152,6 +152,16 @@ pub fn delete_sq(qid: u16) -> Sqe {
     }
 }
 
+/// Doorbell Buffer Config (Base 5.2.5): the addresses of the Shadow Doorbell and EventIdx buffers.
+#[must_use]
+pub fn doorbell_buffer_config(shadow: u64, event: u64) -> Sqe {
+    Sqe {
+        prp1: shadow,
+        prp2: event,
+        ..admin(AdminOpcode::DOORBELL_BUFFER_CONFIG)
+    }
+}
+
 /// Asynchronous Event Request (Base 5.1.2).
 #[must_use]
 pub fn async_event_request() -> Sqe {

@@ -8,7 +8,7 @@ use nvme_spec::registers::{
 
 use crate::dma::{self, Pool};
 use crate::queue::{CompletionQueue, SubmissionQueue};
-use crate::{Awaited, Buffer, CqConfig, Error, Transport};
+use crate::{Awaited, Buffer, CqConfig, Error, ShadowDoorbells, Transport};
 
 /// How long a command may take unless [`Driver::set_command_timeout`] says otherwise.
 pub const DEFAULT_COMMAND_TIMEOUT_NS: u64 = 10_000_000_000;
@@ -57,8 +57,10 @@ pub struct Stats {
     pub bytes_to_device: u64,
     /// Bytes of data the commands asked to move from the controller to the host.
     pub bytes_from_device: u64,
-    /// Doorbell writes.
+    /// Tails and heads that the controller was told.
     pub doorbells: u64,
+    /// Writes of doorbell registers for them: fewer with shadow doorbells.
+    pub doorbell_writes: u64,
 }
 
 /// A driver of one controller.
@@ -73,6 +75,8 @@ pub struct Driver<'t, T: Transport + ?Sized> {
     pub(crate) sqs: Vec<Option<SubmissionQueue>>,
     pub(crate) cqs: Vec<Option<CompletionQueue>>,
     pub(crate) stats: Stats,
+    pub(crate) shadow: Option<ShadowDoorbells>,
+    pub(crate) shadow_wanted: bool,
     pub(crate) command_timeout_ns: u64,
     vs: Vs,
 }
@@ -97,6 +101,8 @@ impl<'t, T: Transport + ?Sized> Driver<'t, T> {
             sqs: Vec::new(),
             cqs: Vec::new(),
             stats: Stats::default(),
+            shadow: None,
+            shadow_wanted: false,
             command_timeout_ns: DEFAULT_COMMAND_TIMEOUT_NS,
             vs: Vs::from(vs),
         })
@@ -201,15 +207,21 @@ impl<'t, T: Transport + ?Sized> Driver<'t, T> {
         Ok(())
     }
 
-    /// Sets up the admin queues and enables the controller.
+    /// Sets up the admin queues and enables the controller; turns shadow doorbells on if
+    /// [`set_shadow_doorbells`](Self::set_shadow_doorbells) says so.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] for a page or queue size that cannot be, [`Error::NoMemory`],
-    /// [`Error::Timeout`], [`Error::Fatal`], [`Error::Gone`].
+    /// [`Error::Timeout`], [`Error::Fatal`], [`Error::Gone`]; with shadow doorbells those of
+    /// [`enable_shadow_doorbells`](Self::enable_shadow_doorbells).
     pub fn enable(&mut self, config: &Config) -> Result<(), Error> {
         self.prepare(config)?;
         self.start(config);
-        self.wait_ready(true)
+        self.wait_ready(true)?;
+        if self.shadow_wanted {
+            self.enable_shadow_doorbells()?;
+        }
+        Ok(())
     }
 
     /// The part of [`enable`](Self::enable) before CC.EN: page size, admin queues, AQA, ASQ, ACQ.

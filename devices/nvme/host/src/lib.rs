@@ -14,6 +14,9 @@
 //! entry as it is, [`Driver::poll`] takes the next completion as it is, and doorbells are rung by
 //! hand.
 //!
+//! With shadow doorbells ([`Driver::enable_shadow_doorbells`]) tails and heads are stored in memory,
+//! and registers written when the controller asks for it.
+//!
 //! Every wait has a limit in the transport's time and ends in an [`Error`] that names what was
 //! waited for. Nothing here panics, whatever the controller does. Left out: interrupts as
 //! callbacks, SGLs, metadata, multi-threading.
@@ -33,6 +36,7 @@ mod nvm;
 pub mod prp;
 mod queue;
 mod queues;
+mod shadow;
 mod transport;
 
 pub use dma::Buffer;
@@ -40,4 +44,5 @@ pub use driver::{Config, DEFAULT_COMMAND_TIMEOUT_NS, Driver, Stats};
 pub use error::{Awaited, Error};
 pub use queue::{MAX_QUEUE_ENTRIES, Token};
 pub use queues::{CqConfig, SqConfig};
+pub use shadow::{ShadowDoorbells, passes_event};
 pub use transport::Transport;

@@ -59,6 +59,8 @@ pub(crate) struct SubmissionQueue {
     pub(crate) deleted: bool,
     head: u32,
     tail: u32,
+    /// The tail the controller was told.
+    told: u32,
     slots: Vec<Slot>,
     free: Vec<u16>,
 }
@@ -83,6 +85,7 @@ impl SubmissionQueue {
             deleted: false,
             head: 0,
             tail: 0,
+            told: 0,
             slots: Vec::new(),
             free: Vec::new(),
         }
@@ -91,6 +94,23 @@ impl SubmissionQueue {
     /// Where the next entry goes.
     pub(crate) const fn tail(&self) -> u32 {
         self.tail
+    }
+
+    /// The tail the controller was told.
+    pub(crate) const fn told(&self) -> u32 {
+        self.told
+    }
+
+    /// The controller was told another than the driver's tail.
+    pub(crate) const fn set_told(&mut self, value: u32) {
+        self.told = value;
+    }
+
+    /// The tail the controller knows, and the one to tell it.
+    pub(crate) const fn tell_tail(&mut self) -> (u32, u32) {
+        let old = self.told;
+        self.told = self.tail;
+        (old, self.tail)
     }
 
     /// How many entries can be stored before the queue is full (Base 3.3.1.5: one stays empty).
@@ -222,7 +242,7 @@ pub(crate) struct CompletionQueue {
     head: u32,
     phase: bool,
     /// The head the controller was told.
-    rung: u32,
+    told: u32,
 }
 
 impl CompletionQueue {
@@ -235,7 +255,7 @@ impl CompletionQueue {
             sleep_on,
             head: 0,
             phase: true,
-            rung: 0,
+            told: 0,
         }
     }
 
@@ -274,13 +294,21 @@ impl CompletionQueue {
         Some(cqe)
     }
 
-    /// The head to tell the controller, if it does not know it.
-    pub(crate) fn head_to_ring(&mut self) -> Option<u32> {
-        if self.rung == self.head {
-            return None;
-        }
-        self.rung = self.head;
-        Some(self.head)
+    /// The head the controller was told.
+    pub(crate) const fn told(&self) -> u32 {
+        self.told
+    }
+
+    /// The controller was told another than the driver's head.
+    pub(crate) const fn set_told(&mut self, value: u32) {
+        self.told = value;
+    }
+
+    /// The head the controller knows and the one to tell it, if it does not know it.
+    pub(crate) fn tell_head(&mut self) -> Option<(u32, u32)> {
+        let old = self.told;
+        self.told = self.head;
+        (old != self.head).then_some((old, self.head))
     }
 }
 

@@ -6,6 +6,7 @@ use nvme_spec::{CQE_BYTES, SQE_BYTES};
 
 use crate::driver::{check, size_z};
 use crate::queue::{CompletionQueue, MAX_QUEUE_ENTRIES, Place, SubmissionQueue};
+use crate::shadow::tell;
 use crate::{Buffer, Driver, Error, Transport, command};
 
 /// How an I/O completion queue is made.
@@ -151,6 +152,7 @@ impl<T: Transport + ?Sized> Driver<'_, T> {
         self.drop_cq(config.qid);
         let doorbell = cq_head_doorbell(config.qid, self.cap.dstrd());
         let place = self.place(config.entries, CQE_BYTES as u64, config.memory, doorbell)?;
+        self.clear_shadow(config.qid, doorbell);
         let sleep_on = config.vector.filter(|_| config.sleep);
         put(
             &mut self.cqs,
@@ -180,6 +182,7 @@ impl<T: Transport + ?Sized> Driver<'_, T> {
         self.drop_sq(qid);
         let doorbell = sq_tail_doorbell(qid, self.cap.dstrd());
         let place = self.place(entries, SQE_BYTES as u64, memory, doorbell)?;
+        self.clear_shadow(qid, doorbell);
         put(&mut self.sqs, qid, SubmissionQueue::new(place, cqid));
         Ok(place.memory)
     }
@@ -230,8 +233,9 @@ impl<T: Transport + ?Sized> Driver<'_, T> {
         }
     }
 
-    /// Drops every queue, when the controller has lost them.
+    /// Drops every queue, when the controller has lost them, and the shadow doorbells.
     pub(crate) fn forget_queues(&mut self) {
+        self.forget_shadow_doorbells();
         for qid in (0..self.sqs.len()).filter_map(|qid| u16::try_from(qid).ok()) {
             self.drop_sq(qid);
         }
@@ -246,8 +250,11 @@ impl<T: Transport + ?Sized> Driver<'_, T> {
     /// [`Error::NoSubmissionQueue`].
     pub fn ring(&mut self, sqid: u16) -> Result<(), Error> {
         let sq = entry(&mut self.sqs, sqid).ok_or(Error::NoSubmissionQueue { sqid })?;
+        let shadow = self.shadow.as_ref().filter(|_| sqid != 0);
+        let change = sq.tell_tail();
         self.stats.doorbells += 1;
-        self.transport.write32(sq.doorbell, sq.tail());
+        let written = tell(self.transport, shadow, sq.doorbell, change);
+        self.stats.doorbell_writes += u64::from(written);
         Ok(())
     }
 
@@ -257,25 +264,44 @@ impl<T: Transport + ?Sized> Driver<'_, T> {
     /// [`Error::NoCompletionQueue`].
     pub fn ack(&mut self, cqid: u16) -> Result<(), Error> {
         let cq = entry(&mut self.cqs, cqid).ok_or(Error::NoCompletionQueue { cqid })?;
-        if let Some(head) = cq.head_to_ring() {
+        if let Some(change) = cq.tell_head() {
+            let shadow = self.shadow.as_ref().filter(|_| cqid != 0);
             self.stats.doorbells += 1;
-            self.transport.write32(cq.doorbell, head);
+            let written = tell(self.transport, shadow, cq.doorbell, change);
+            self.stats.doorbell_writes += u64::from(written);
         }
         Ok(())
     }
 
-    /// Writes any value to any submission queue's tail doorbell, there or not.
+    /// Writes any value to any submission queue's tail doorbell, there or not; to its shadow too,
+    /// if it is there and has one.
     pub fn write_sq_doorbell(&mut self, qid: u16, value: u32) {
-        self.stats.doorbells += 1;
         let at = sq_tail_doorbell(qid, self.cap.dstrd());
-        self.transport.write32(at, value);
+        let shadow = self.shadow.filter(|_| qid != 0);
+        let sq = entry(&mut self.sqs, qid).filter(|sq| !sq.deleted);
+        if let (Some(shadow), Some(sq)) = (shadow, sq) {
+            sq.set_told(value);
+            self.transport.mem_store32(shadow.entry(at).0, value);
+        }
+        self.write_doorbell(at, value);
     }
 
-    /// Writes any value to any completion queue's head doorbell, there or not.
+    /// Writes any value to any completion queue's head doorbell, there or not; to its shadow too,
+    /// if it is there and has one.
     pub fn write_cq_doorbell(&mut self, qid: u16, value: u32) {
-        self.stats.doorbells += 1;
         let at = cq_head_doorbell(qid, self.cap.dstrd());
-        self.transport.write32(at, value);
+        let shadow = self.shadow.filter(|_| qid != 0);
+        if let (Some(shadow), Some(cq)) = (shadow, entry(&mut self.cqs, qid)) {
+            cq.set_told(value);
+            self.transport.mem_store32(shadow.entry(at).0, value);
+        }
+        self.write_doorbell(at, value);
+    }
+
+    fn write_doorbell(&mut self, register: u64, value: u32) {
+        self.stats.doorbells += 1;
+        self.stats.doorbell_writes += 1;
+        self.transport.write32(register, value);
     }
 
     /// The next index a submission queue's entry will be stored at.

@@ -70,6 +70,16 @@ pub trait Transport {
     /// Loads an aligned dword with acquire ordering: later reads see what was stored before it.
     fn mem_load32(&self, address: u64) -> u32;
 
+    /// Stores an aligned dword in one access, after everything that was stored before it.
+    fn mem_store32(&mut self, address: u64, value: u32) {
+        self.mem_write(address, &value.to_le_bytes());
+    }
+
+    /// Orders what was stored before it and what is loaded after it, as the controller sees it.
+    fn barrier(&mut self) {
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+    }
+
     /// How many MSI-X vectors can be used; 0 when only polling works.
     fn vectors(&self) -> u16;
 
