@@ -53,6 +53,9 @@ struct SelftestArgs {
     /// List the tests with the rules they check, and run nothing.
     #[arg(long)]
     list: bool,
+    /// Tell the controller of I/O queues' tails and heads in memory (shadow doorbells) in all tests.
+    #[arg(long, conflicts_with = "peer")]
+    shadow: bool,
     /// The controller; `--help` lists the keys. May be given several times. Without it:
     /// namespaces=2,size=256M,mdts=4M.
     #[arg(long, value_name = "KEY=VALUE,...")]
@@ -126,6 +129,7 @@ fn selftest(args: &SelftestArgs) -> anyhow::Result<ExitCode> {
     let selftest = Selftest {
         nvme,
         filter: args.filter.clone(),
+        shadow: args.shadow,
         memory: args.memory,
         timeout: Duration::from_secs(args.timeout),
     };

@@ -11,7 +11,7 @@ use std::{
 
 use ferrite::nvme::inprocess::InProcess;
 use nvme::{ControllerConfig, NamespaceConfig};
-use nvme_host::{Buffer, Config, Driver, Transport, command};
+use nvme_host::{Buffer, Config, Driver, ShadowDoorbells, Transport, command, passes_event};
 use nvme_spec::{Cqe, NvmOpcode, Sqe};
 use storage::{BlockDevice, null::Null, ram::Ram};
 
@@ -70,6 +70,7 @@ fn batch(
         driver.cq_memory(1).expect("queue"),
     );
     let blocks = u16::try_from(bytes / 4096).expect("small");
+    let shadow = driver.shadow_doorbells();
     let transport = driver.transport();
     for cid in 0..BATCH {
         let opcode = if cid % 2 == 0 {
@@ -98,7 +99,7 @@ fn batch(
         stats.reads + stats.writes
     };
     let before = moved(transport);
-    transport.write32(0x1008, tail);
+    tell(transport, shadow, 0x1008, (*slot, tail));
     for _ in 0..512 {
         transport.relax();
     }
@@ -109,11 +110,28 @@ fn batch(
         transport.mem_read(at, zerocopy::IntoBytes::as_mut_bytes(&mut cqe));
         assert!(cqe.status().is_success(), "{:?}", cqe.status());
     }
-    transport.write32(0x100C, tail);
+    tell(transport, shadow, 0x100C, (*slot, tail));
     *slot = tail;
 }
 
-fn counted(device: Arc<dyn BlockDevice>, bytes: u64) -> u64 {
+/// Tells a tail or head by a register, or by memory and the register if that is asked for.
+fn tell(
+    transport: &mut InProcess,
+    shadow: Option<ShadowDoorbells>,
+    register: u64,
+    (old, new): (u32, u32),
+) {
+    if let Some(shadow) = shadow {
+        let (entry, event) = shadow.entry(register);
+        transport.mem_store32(entry, new);
+        if !passes_event(transport.mem_load32(event), old, new) {
+            return;
+        }
+    }
+    transport.write32(register, new);
+}
+
+fn counted(device: Arc<dyn BlockDevice>, bytes: u64, shadow: bool) -> u64 {
     let config = ControllerConfig {
         namespaces: vec![NamespaceConfig {
             device,
@@ -123,6 +141,7 @@ fn counted(device: Arc<dyn BlockDevice>, bytes: u64) -> u64 {
     };
     let mut machine = InProcess::new(config, 1).expect("valid");
     let mut driver = Driver::new(&mut machine).expect("a controller");
+    driver.set_shadow_doorbells(shadow);
     driver.enable(&Config::default()).expect("enabled");
     driver.create_pair(1, ENTRIES).expect("queues");
     let data = driver.alloc(LARGE).expect("memory");
@@ -150,8 +169,10 @@ fn reads_and_writes_allocate_nothing() {
     let ram = || -> Arc<dyn BlockDevice> { Arc::new(Ram::new(64 << 20).expect("memory")) };
     let null = || -> Arc<dyn BlockDevice> { Arc::new(Null::new(64 << 20)) };
     for bytes in [4096, LARGE] {
-        assert_eq!(counted(ram(), bytes), 0, "ram, {bytes} bytes");
-        assert_eq!(counted(null(), bytes), 0, "null, {bytes} bytes");
+        for shadow in [false, true] {
+            assert_eq!(counted(ram(), bytes, shadow), 0, "ram, {bytes} bytes");
+            assert_eq!(counted(null(), bytes, shadow), 0, "null, {bytes} bytes");
+        }
     }
 }
 

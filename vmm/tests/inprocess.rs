@@ -18,7 +18,7 @@ use std::{fmt::Write, sync::Arc};
 use ferrite::nvme::inprocess::{InProcess, Schedule};
 use nvme::{CacheMode, ControllerConfig, NamespaceConfig};
 use nvme_spec::registers::Vs;
-use nvme_suite::{Event, Filter, Stop, Summary};
+use nvme_suite::{Doorbells, Event, Filter, Stop, Summary};
 use seeds::Seeds;
 use storage::ram::Ram;
 
@@ -39,17 +39,18 @@ fn config(lba_bytes: u32) -> ControllerConfig {
 fn suite(config: ControllerConfig, seed: u64, filter: &str) -> Summary {
     let what = format!("{config:?} seed {seed}");
     let machine = InProcess::new(config, seed).expect(&what);
-    let (summary, failures) = run(machine, filter);
+    let (summary, failures) = run(machine, Doorbells::Registers, filter);
     assert!(summary.good(), "{what}:{failures}");
     summary
 }
 
 /// Runs the suite; the summary, and every failure.
-fn run(mut machine: InProcess, filter: &str) -> (Summary, String) {
+fn run(mut machine: InProcess, doorbells: Doorbells, filter: &str) -> (Summary, String) {
     let mut failures = String::new();
-    let summary = nvme_suite::run(
+    let summary = nvme_suite::run_with(
         &mut machine,
         &Filter::new(filter),
+        doorbells,
         &mut |event| match event {
             Event::Finished {
                 test,
@@ -174,6 +175,45 @@ fn any_number_of_shards_under_any_schedule_passes() {
     }
 }
 
+/// Every test with tails and heads in memory, where shards sleep and only a ring that the event
+/// index asks for wakes them; rings are wake-ups without a value, or traps.
+#[test]
+fn any_number_of_shards_with_shadow_doorbells_passes() {
+    for shards in 1..=4 {
+        for seed in 0..4 {
+            let config = ControllerConfig {
+                shards,
+                ..config(4096)
+            };
+            let what = format!("{shards} shards, seed {seed}");
+            let machine = InProcess::with_schedule(config, Schedule::sleeping(seed)).expect(&what);
+            if seed % 2 == 1 {
+                machine.trap_doorbells();
+            }
+            let (summary, failures) = run(machine, Doorbells::Shadow, "");
+            assert!(summary.good(), "{what}:{failures}");
+        }
+    }
+}
+
+/// Where not every queue's doorbells fit in a page the command is not offered (Base 5.2.5).
+#[test]
+fn shadow_doorbells_are_offered_where_they_fit() {
+    for (io_queues, shadow_doorbells, offered) in
+        [(511, true, true), (512, true, false), (4, false, false)]
+    {
+        let config = ControllerConfig {
+            io_queues,
+            shadow_doorbells,
+            ..config(512)
+        };
+        let summary = suite(config, 6, "shadow");
+        let tests = summary.passed + summary.skipped;
+        let expected = if offered { tests } else { 1 };
+        assert_eq!(summary.passed, expected, "{io_queues} queues");
+    }
+}
+
 /// The suite with a configuration and a schedule of the seed's.
 fn suite_under_schedule(seed: u64) -> Result<u64, String> {
     let pick = |list: &[u32], divisor: u64| {
@@ -188,8 +228,16 @@ fn suite_under_schedule(seed: u64) -> Result<u64, String> {
     };
     let schedule = Schedule::any(seed);
     let what = format!("{config:?}\n{schedule:?}");
+    let doorbells = match (seed / 5) % 3 {
+        0 => Doorbells::Shadow,
+        _ => Doorbells::Registers,
+    };
+    let what = format!("{what}\n{doorbells:?}");
     let machine = InProcess::with_schedule(config, schedule).expect(&what);
-    let (summary, failures) = run(machine, "");
+    if (seed / 15).is_multiple_of(2) {
+        machine.trap_doorbells();
+    }
+    let (summary, failures) = run(machine, doorbells, "");
     if summary.good() {
         return Ok(1);
     }

@@ -10,7 +10,7 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 use ferrite::nvme::{WaitPolicy, inprocess::InProcess};
 use held::Held;
 use nvme::{ControllerConfig, NamespaceConfig};
-use nvme_host::{Buffer, Config, Driver, Token, Transport, command};
+use nvme_host::{Buffer, Config, CqConfig, Driver, SqConfig, Token, Transport, command};
 use nvme_suite::{Event, Filter, Stop};
 use storage::ram::Ram;
 
@@ -113,6 +113,63 @@ fn no_read_sees_a_block_of_two_writes() {
         }
     }
     assert_eq!(mixed, 0, "of {} reads", ROUNDS * reads.len());
+}
+
+/// The host rings when the event index asks for it and not else, so that a wake-up that is lost
+/// stops everything. Fails when the event index is not set before a worker sleeps, and when the
+/// tails are not looked at once more after that.
+#[test]
+fn no_command_is_lost_when_only_what_is_asked_for_is_rung() {
+    const ROUNDS: usize = 4000;
+    for (shards, spin_us, traps) in [(1, 0, false), (2, 0, false), (2, 0, true), (2, 30, false)] {
+        let policy = WaitPolicy {
+            spin: Duration::from_micros(spin_us),
+        };
+        let mut machine = InProcess::with_threads(config(4096, shards), policy).expect("valid");
+        if traps {
+            machine.trap_doorbells();
+        }
+        let mut driver = Driver::new(&mut machine).expect("a controller");
+        driver.set_shadow_doorbells(true);
+        driver.set_command_timeout(5_000_000_000);
+        driver.enable(&Config::default()).expect("enabled");
+        // Small rings, which wrap often, and a completion queue that is full now and then.
+        for (qid, entries) in [(1, 8), (2, 5)] {
+            driver.create_cq(&CqConfig::new(qid, 4)).expect("queue");
+            driver
+                .create_sq(&SqConfig::new(qid, qid, entries))
+                .expect("queue");
+        }
+        let before = driver.stats();
+        let mut random = 0x2545_F491_4F6C_DD1D_u64;
+        for round in 0..ROUNDS {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let mut tokens: Vec<Token> = Vec::new();
+            for qid in 1..=2 {
+                for _ in 0..=random.rotate_right(u32::from(qid) * 8) % 4 {
+                    tokens.push(driver.submit(qid, command::flush(1)).expect("room"));
+                    // Let the worker come to any point of going to sleep.
+                    for _ in 0..random % 64 {
+                        std::hint::spin_loop();
+                    }
+                }
+            }
+            for token in tokens {
+                let cqe = driver.wait(token).unwrap_or_else(|error| {
+                    panic!("{shards} shards, {spin_us} us, round {round}: {error}")
+                });
+                assert!(cqe.status().is_success(), "{:?}", cqe.status());
+            }
+        }
+        let after = driver.stats();
+        println!(
+            "{shards} shards, {spin_us} us, traps {traps}: {} of {} tails and heads rung",
+            after.doorbell_writes - before.doorbell_writes,
+            after.doorbells - before.doorbells
+        );
+    }
 }
 
 #[test]

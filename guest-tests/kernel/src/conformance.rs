@@ -1,10 +1,11 @@
 //! Runs the conformance suite and prints TAP: what the kernel does unless told otherwise.
 //!
 //! `filter=PATTERNS` on the command line picks tests; see [`nvme_suite::Filter`].
+//! `doorbells=shadow` has all of them use shadow doorbells.
 
 use alloc::string::String;
 
-use nvme_suite::{Filter, tap};
+use nvme_suite::{Doorbells, Filter, tap};
 
 use crate::exit::ExitCode;
 use crate::machine::Machine;
@@ -14,6 +15,7 @@ use crate::{print, println};
 /// Finds the controller and runs the tests that are asked for.
 pub fn run(machine: &mut Machine) -> ExitCode {
     let filter = Filter::new(machine.command_line.get("filter").unwrap_or_default());
+    let shadow = machine.command_line.get("doorbells") == Some("shadow");
     let mut transport = match PciTransport::find(machine) {
         Ok(transport) => transport,
         Err(reason) => {
@@ -21,7 +23,11 @@ pub fn run(machine: &mut Machine) -> ExitCode {
             return ExitCode::Failure;
         }
     };
-    let summary = nvme_suite::run(&mut transport, &filter, &mut |event| {
+    let doorbells = match shadow {
+        true => Doorbells::Shadow,
+        false => Doorbells::Registers,
+    };
+    let summary = nvme_suite::run_with(&mut transport, &filter, doorbells, &mut |event| {
         // In one piece: each piece costs a poll of the port's status. A String takes everything.
         let mut lines = String::new();
         let _ = tap::write(&mut lines, &event);

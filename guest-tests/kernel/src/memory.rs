@@ -193,4 +193,12 @@ impl DmaPool {
         // SAFETY: within the pool, aligned; devices store dwords whole.
         unsafe { AtomicU32::from_ptr(address as *mut u32) }.load(Ordering::Acquire)
     }
+
+    /// Stores an aligned dword with release ordering; dropped outside the pool.
+    pub fn store32(&mut self, address: u64, value: u32) {
+        if self.contains(address, 4) && address.is_multiple_of(4) {
+            // SAFETY: as in `load32`.
+            unsafe { AtomicU32::from_ptr(address as *mut u32) }.store(value, Ordering::Release);
+        }
+    }
 }

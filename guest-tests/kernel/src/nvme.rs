@@ -124,6 +124,10 @@ impl Transport for PciTransport<'_> {
         self.dma.load32(address)
     }
 
+    fn mem_store32(&mut self, address: u64, value: u32) {
+        self.dma.store32(address, value);
+    }
+
     fn vectors(&self) -> u16 {
         self.vectors
     }

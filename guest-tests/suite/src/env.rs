@@ -6,7 +6,7 @@ use nvme_host::{Buffer, Config, CqConfig, Driver, Error, SqConfig, Transport, co
 use nvme_spec::{Cqe, NSID_BROADCAST, Sqe};
 
 use crate::data::pattern;
-use crate::{Context, Namespace, Outcome, Stop, check};
+use crate::{Context, Doorbells, Namespace, Outcome, Stop, check};
 
 /// The queue identifier of [`Env::io`].
 pub(crate) const IO: u16 = 1;
@@ -45,6 +45,8 @@ impl<'a> Env<'a> {
             function_masked: false,
         };
         env.nvme.set_command_timeout(COMMAND_TIMEOUT_NS);
+        let shadow = context.doorbells == Doorbells::Shadow;
+        env.nvme.set_shadow_doorbells(shadow);
         env.restart(&Config::default())?;
         env.request_queues()?;
         Ok(env)

@@ -7,6 +7,7 @@ use nvme_host::{Config, Driver, Error, Transport};
 use nvme_spec::identify::{IdentifyController, IdentifyNamespace};
 use nvme_spec::registers::{Cap, Vs};
 
+use crate::Doorbells;
 use crate::data::text;
 
 /// The most pairs of I/O queues the suite asks for.
@@ -73,6 +74,8 @@ pub struct Context {
     pub vs: Vs,
     /// Identify Controller.
     pub controller: IdentifyController,
+    /// What doorbells the tests use.
+    pub doorbells: Doorbells,
 }
 
 impl Context {
@@ -124,6 +127,7 @@ impl Context {
             cap,
             vs,
             controller,
+            doorbells: Doorbells::default(),
         })
     }
 }

@@ -38,5 +38,5 @@ pub use facts::Facts;
 pub use filter::Filter;
 pub use found::{Context, Found, Namespace};
 pub use groups::{GROUPS, tests};
-pub use runner::{Event, Summary, run};
+pub use runner::{Doorbells, Event, Summary, run, run_with};
 pub use test::{Outcome, Stop, Test};

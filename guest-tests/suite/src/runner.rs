@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use nvme_host::{Driver, Stats, Transport};
+use nvme_spec::identify::OACS_DOORBELL_BUFFER_CONFIG;
 
 use crate::{Context, Env, Filter, Found, Outcome, Stop, Test, tests};
 
@@ -68,6 +69,16 @@ impl Summary {
     }
 }
 
+/// How the tests tell the controller of tails and heads, unless they are about that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Doorbells {
+    /// By registers.
+    #[default]
+    Registers,
+    /// Of I/O queues, in memory (Base 5.2.5).
+    Shadow,
+}
+
 /// Runs the tests that `filter` picks, each on a fresh controller, and leaves the controller
 /// disabled.
 pub fn run(
@@ -75,18 +86,34 @@ pub fn run(
     filter: &Filter,
     on_event: &mut dyn FnMut(Event<'_>),
 ) -> Summary {
+    run_with(transport, filter, Doorbells::default(), on_event)
+}
+
+/// As [`run`], with doorbells of a kind; bails out if the controller has none such.
+pub fn run_with(
+    transport: &mut dyn Transport,
+    filter: &Filter,
+    doorbells: Doorbells,
+    on_event: &mut dyn FnMut(Event<'_>),
+) -> Summary {
     let start = transport.now_ns();
     let mut summary = Summary::default();
-    let context = match Context::discover(transport) {
-        Ok(context) => context,
-        Err(error) => {
-            summary.bailed_out = true;
-            on_event(Event::BailOut(&format!(
-                "the controller did not come up: {error}"
-            )));
-            return summary;
+    let mut bail_out = |reason: &str| {
+        on_event(Event::BailOut(reason));
+        Summary {
+            bailed_out: true,
+            ..Summary::default()
         }
     };
+    let mut context = match Context::discover(transport) {
+        Ok(context) => context,
+        Err(error) => return bail_out(&format!("the controller did not come up: {error}")),
+    };
+    context.doorbells = doorbells;
+    if doorbells == Doorbells::Shadow && context.controller.oacs & OACS_DOORBELL_BUFFER_CONFIG == 0
+    {
+        return bail_out("OACS does not offer Doorbell Buffer Config");
+    }
     on_event(Event::Found(&context.found));
     let picked: Vec<&'static Test> = tests()
         .filter(|test| filter.matches(&test.full_name()))

@@ -11,8 +11,8 @@
 //! the device, which must not block. A run ends by the guest's write to the debug exit, by
 //! [`StopHandle::stop`], by the time allowed, or by an error that says where the guest was.
 //!
-//! Unsafe code is in `memory` (KVM is told addresses) and `vcpu` (`kvm_run`'s unions and the
-//! signal that ends a run).
+//! Unsafe code is in `memory` (KVM is told addresses), `vcpu` (`kvm_run`'s unions and the signal
+//! that ends a run) and `ioevent` (a descriptor changes its type).
 //!
 //! Left out: ACPI and MP tables, so a guest finds one CPU by itself; firmware; snapshots.
 
@@ -24,6 +24,7 @@ mod debug_exit;
 mod error;
 mod exits;
 mod firmware;
+mod ioevent;
 mod irq;
 mod kvm;
 pub mod layout;
@@ -45,6 +46,7 @@ pub use bus::{Buses, MmioDevice, PortDevice};
 pub use control::{GuestExit, StopHandle};
 pub use error::{CpuState, MachineError, RunError};
 pub use exits::ExitCounts;
+pub use ioevent::{BarEvents, Event};
 pub use irq::{IrqRoutes, MsiBlock};
 pub use kvm::{is_pvm, open as open_kvm};
 pub use memory::{GuestMemory, ranges as memory_ranges};
@@ -115,7 +117,10 @@ pub struct Machine {
     cpus: Vec<Vcpu>,
     buses: Arc<Buses>,
     routes: Arc<IrqRoutes>,
+    vm: Arc<VmFd>,
     pci: ::pci::Bus,
+    /// By function and BAR.
+    events: Vec<(Bdf, u8, Arc<BarEvents>)>,
     control: Arc<Control>,
     memory: GuestMemory,
     kernel: Cow<'static, [u8]>,
@@ -168,7 +173,9 @@ impl Machine {
             cpus,
             buses,
             routes,
+            vm,
             pci: pci::bus()?,
+            events: Vec::new(),
             control,
             memory,
             kernel: config.kernel,
@@ -210,6 +217,13 @@ impl Machine {
         Ok(self.pci.add(device, function)?)
     }
 
+    /// Registers of a function's BAR whose writes are to be events; asked for before the run.
+    pub fn bar_events(&mut self, function: Bdf, bar: u8) -> Arc<BarEvents> {
+        let events = Arc::new(BarEvents::new(Arc::clone(&self.vm)));
+        self.events.push((function, bar, Arc::clone(&events)));
+        events
+    }
+
     /// Ends the run from another thread.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
@@ -222,7 +236,7 @@ impl Machine {
     /// # Errors
     /// When the machine cannot be completed, or the guest cannot go on.
     pub fn run(self) -> Result<RunOutcome, RunError> {
-        pci::connect(self.pci, &self.buses)?;
+        pci::connect(self.pci, &self.buses, self.events)?;
         let memory = self.memory.memory();
         let entry = boot::load(&memory, &self.kernel, &self.command_line, &self.modules)?;
         if let Some(first) = self.cpus.first() {

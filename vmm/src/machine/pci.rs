@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use pci::{Aperture, BarWindow, Bus, HostBridge, PciFunction};
+use pci::{Aperture, BarWindow, Bdf, Bus, HostBridge, PciFunction};
 use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
 use vm_device::{DeviceMmio, DevicePio};
 
 use super::bus::{Buses, MmioDevice};
 use super::error::MachineError;
+use super::ioevent::BarEvents;
 use super::layout;
 
 const APERTURE: Aperture = Aperture {
@@ -29,7 +30,13 @@ pub(crate) fn bus() -> Result<Bus, MachineError> {
 }
 
 /// Gives every BAR an address, as firmware would, and puts the bus on the machine's buses.
-pub(crate) fn connect(bus: Bus, buses: &Arc<Buses>) -> Result<(), MachineError> {
+///
+/// `events` follow their BARs.
+pub(crate) fn connect(
+    bus: Bus,
+    buses: &Arc<Buses>,
+    events: Vec<(Bdf, u8, Arc<BarEvents>)>,
+) -> Result<(), MachineError> {
     let bus = Arc::new(bus);
     bus.assign_bars(APERTURE)?;
     buses.add_ports(layout::PCI_PORTS, PORTS, Arc::new(Ports(Arc::clone(&bus))))?;
@@ -42,6 +49,18 @@ pub(crate) fn connect(bus: Bus, buses: &Arc<Buses>) -> Result<(), MachineError> 
         let (Some(bus), Some(buses)) = (functions.upgrade(), buses.upgrade()) else {
             return;
         };
+        let places: Vec<_> = events
+            .iter()
+            .map(|(function, bar, events)| {
+                let is_it =
+                    |window: &&BarWindow| window.function == *function && window.bar == *bar;
+                (events, windows.iter().find(is_it).map(|window| window.base))
+            })
+            .collect();
+        // Gone from the old place before anything else may answer there.
+        for (events, base) in &places {
+            events.leave(*base);
+        }
         buses.set_movable(windows.iter().filter_map(|window| {
             let function = Arc::clone(bus.function(window.function)?);
             let device: MmioDevice = Arc::new(BarDevice {
@@ -50,6 +69,9 @@ pub(crate) fn connect(bus: Bus, buses: &Arc<Buses>) -> Result<(), MachineError> 
             });
             Some((window.base, window.size, device))
         }));
+        for (events, base) in places {
+            events.moved(base);
+        }
     });
     Ok(())
 }

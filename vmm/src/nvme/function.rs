@@ -11,7 +11,7 @@ use storage::GuestRamHandle;
 use thiserror::Error;
 
 /// BAR of the controller's registers and doorbells.
-pub(crate) const REGISTER_BAR: u8 = 0;
+pub const REGISTER_BAR: u8 = 0;
 /// BAR of the MSI-X table and pending bits.
 pub(crate) const MSIX_BAR: u8 = 4;
 /// The pending bits lie behind the table at a multiple of this.

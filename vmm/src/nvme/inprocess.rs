@@ -5,7 +5,11 @@
 //! of a seed says and with a stepped clock: the same seed and the same calls give the same run.
 //! Made with [`InProcess::with_threads`] the shards have the worker threads they have under a
 //! machine.
+//!
+//! Shadow doorbells are events, as KVM's ioeventfds are, unless [`InProcess::trap_doorbells`] says
+//! otherwise.
 
+mod events;
 mod schedule;
 mod stepped;
 
@@ -17,7 +21,7 @@ use std::{
     time::Instant,
 };
 
-use nvme::{Controller, ControllerConfig, Shard};
+use nvme::{Controller, ControllerConfig, Shard, Wake};
 use nvme_host::Transport;
 use nvme_spec::registers::DOORBELL_BASE;
 use pci::{
@@ -29,10 +33,12 @@ use storage::{GuestRam, GuestRamHandle};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 pub use self::schedule::Schedule;
-use self::stepped::Stepped;
+use self::{
+    events::{EventDoorbells, NoEvents},
+    stepped::Stepped,
+};
 use super::{
-    FunctionError, NvmeFunction, NvmePciIds, WaitPolicy, Workers,
-    function::{MSIX_BAR, REGISTER_BAR},
+    FunctionError, NvmeFunction, NvmePciIds, REGISTER_BAR, WaitPolicy, Workers, function::MSIX_BAR,
 };
 
 /// Guest memory of the in-process machine, in bytes.
@@ -77,6 +83,7 @@ enum Engine {
 /// A controller with memory, interrupts and time of its own, all in this process.
 pub struct InProcess {
     engine: Engine,
+    events: Arc<EventDoorbells>,
     function: NvmeFunction,
     counts: Arc<Counts>,
     memory: GuestRamHandle,
@@ -109,7 +116,9 @@ impl InProcess {
         schedule: Schedule,
     ) -> Result<Self, FunctionError> {
         Self::make(config, |controller, shards| {
-            Engine::Stepped(Box::new(Stepped::new(controller, shards, schedule)))
+            let stepped = Stepped::new(controller, shards, schedule);
+            let wakers = stepped.wakers();
+            (Engine::Stepped(Box::new(stepped)), wakers)
         })
     }
 
@@ -130,16 +139,21 @@ impl InProcess {
                 reason = "a test harness without threads cannot go on"
             )]
             let workers = Workers::start(controller, shards, policy, || ()).expect("threads");
-            Engine::Threads {
-                _workers: workers,
-                start: Instant::now(),
-            }
+            let wakers = workers.wakers().collect();
+            let start = Instant::now();
+            (
+                Engine::Threads {
+                    _workers: workers,
+                    start,
+                },
+                wakers,
+            )
         })
     }
 
     fn make(
         config: ControllerConfig,
-        engine: impl FnOnce(&Arc<Controller>, Vec<Shard>) -> Engine,
+        engine: impl FnOnce(&Arc<Controller>, Vec<Shard>) -> (Engine, Vec<Arc<dyn Wake>>),
     ) -> Result<Self, FunctionError> {
         let size = usize::try_from(MEMORY_BYTES).unwrap_or(usize::MAX);
         #[expect(
@@ -156,8 +170,12 @@ impl InProcess {
         let ids = NvmePciIds::default();
         let (function, shards) = NvmeFunction::new(config, ids, memory.clone(), counts.clone())?;
         let control = capability_offset(&function, capability::ID_MSIX) + msix::MESSAGE_CONTROL;
+        let (engine, wakers) = engine(function.controller(), shards);
+        let events = Arc::new(EventDoorbells::new(wakers));
+        function.controller().set_doorbell_wakes(events.clone());
         let mut machine = Self {
-            engine: engine(function.controller(), shards),
+            engine,
+            events,
             function,
             counts,
             memory,
@@ -215,6 +233,18 @@ impl InProcess {
         &self.memory
     }
 
+    /// Has every doorbell write come to the controller, as without ioeventfds. For queues made
+    /// from now on.
+    pub fn trap_doorbells(&self) {
+        self.controller().set_doorbell_wakes(Arc::new(NoEvents));
+    }
+
+    /// How many doorbells only wake a shard now.
+    #[must_use]
+    pub fn event_doorbells(&self) -> usize {
+        self.events.count()
+    }
+
     /// Moves a stepped clock without polling anything.
     pub const fn advance(&mut self, ns: u64) {
         if let Engine::Stepped(stepped) = &mut self.engine {
@@ -254,11 +284,17 @@ impl InProcess {
     /// Lets doorbell writes arrive: those whose time has come, or `all`, for what the host does
     /// next cannot overtake them.
     fn deliver(&mut self, all: bool) {
-        let Engine::Stepped(stepped) = &mut self.engine else {
-            return;
-        };
-        while let Some((offset, value)) = stepped.arrived(all) {
-            self.function.bar_write(REGISTER_BAR, offset, &value);
+        while let Engine::Stepped(stepped) = &mut self.engine
+            && let Some((offset, value)) = stepped.arrived(all)
+        {
+            self.arrive(offset, &value);
+        }
+    }
+
+    /// A register write arrives: at the controller, unless it is one that only wakes a shard.
+    fn arrive(&self, offset: u64, data: &[u8]) {
+        if !self.events.take(offset) {
+            self.function.bar_write(REGISTER_BAR, offset, data);
         }
     }
 
@@ -306,7 +342,7 @@ impl Transport for InProcess {
             return;
         }
         self.deliver(true);
-        self.function.bar_write(REGISTER_BAR, offset, data);
+        self.arrive(offset, data);
     }
 
     fn config_read32(&mut self, offset: u16) -> u32 {
@@ -360,6 +396,14 @@ impl Transport for InProcess {
         self.ram()
             .load(GuestAddress(address), Ordering::Acquire)
             .unwrap_or(u32::MAX)
+    }
+
+    fn mem_store32(&mut self, address: u64, value: u32) {
+        let value = value.to_le();
+        // Nowhere takes nothing.
+        let _ = self
+            .ram()
+            .store(value, GuestAddress(address), Ordering::Release);
     }
 
     fn vectors(&self) -> u16 {

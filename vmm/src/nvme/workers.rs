@@ -118,6 +118,19 @@ impl Workers {
 }
 
 impl Workers {
+    /// What wakes each shard's worker, shard 0's first.
+    pub fn wakers(&self) -> impl Iterator<Item = Arc<dyn Wake>> {
+        self.threads
+            .iter()
+            .map(|worker| -> Arc<dyn Wake> { worker.wake.clone() })
+    }
+
+    /// The eventfd that each worker sleeps on, shard 0's first: descriptors of the caller's own.
+    /// A write to it wakes the worker.
+    pub fn wake_fds(&self) -> impl Iterator<Item = io::Result<OwnedFd>> {
+        self.threads.iter().map(|worker| worker.wake.0.try_clone())
+    }
+
     /// Ends the threads.
     ///
     /// # Errors

@@ -5,5 +5,5 @@ mod nvme;
 mod size;
 
 pub use keys::OptionError;
-pub use nvme::{Backend, NamespaceOptions, NvmeOptions};
+pub use nvme::{Backend, Doorbells, NamespaceOptions, NvmeOptions};
 pub use size::{Size, parse_size};

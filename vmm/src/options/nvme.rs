@@ -28,6 +28,18 @@ pub enum Backend {
     Null,
 }
 
+/// How the guest's doorbells come to the controller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Doorbells {
+    /// By exits alone: the guest is not offered shadow doorbells.
+    Trapped,
+    /// Shadow doorbells are offered; what the guest rings comes by exits.
+    Shadow,
+    /// Shadow doorbells are offered; KVM wakes the worker that the guest rings for.
+    #[default]
+    Ioeventfd,
+}
+
 /// What may differ from namespace to namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NamespaceOptions {
@@ -62,6 +74,8 @@ pub struct NvmeOptions {
     pub poll_us: u64,
     /// Whether a volatile write cache is reported.
     pub cache: CacheMode,
+    /// How doorbells come to the controller.
+    pub doorbells: Doorbells,
     /// The version of the specification.
     pub version: Vs,
     /// Serial Number.
@@ -90,6 +104,7 @@ impl Default for NvmeOptions {
             workers: config.shards,
             poll_us: 20,
             cache: config.cache,
+            doorbells: Doorbells::default(),
             version: config.version,
             serial: config.serial,
             model: config.model,
@@ -134,7 +149,7 @@ const NAMESPACE_KEYS: [Key<NamespaceOptions>; 3] = [
 ];
 
 /// Keys of the controller.
-const CONTROLLER_KEYS: [Key<NvmeOptions>; 12] = [
+const CONTROLLER_KEYS: [Key<NvmeOptions>; 13] = [
     Key {
         name: "namespaces",
         form: "N",
@@ -189,6 +204,20 @@ const CONTROLLER_KEYS: [Key<NvmeOptions>; 12] = [
                 "none" => CacheMode::None,
                 "volatile" => CacheMode::Volatile,
                 _ => return Err("give none or volatile".to_string()),
+            };
+            Ok(())
+        },
+    },
+    Key {
+        name: "doorbells",
+        form: "HOW",
+        help: "trapped, shadow (offered for up to 511 queues) or ioeventfd (and rung without exits) [ioeventfd]",
+        set: |o, text| {
+            o.doorbells = match text {
+                "trapped" => Doorbells::Trapped,
+                "shadow" => Doorbells::Shadow,
+                "ioeventfd" => Doorbells::Ioeventfd,
+                _ => return Err("give trapped, shadow or ioeventfd".to_string()),
             };
             Ok(())
         },
@@ -383,6 +412,7 @@ impl NvmeOptions {
                 .unwrap_or_else(|| self.queues.saturating_add(1).min(MAX_VECTORS)),
             mdts_bytes: u32::try_from(self.mdts).unwrap_or(u32::MAX),
             cache: self.cache,
+            shadow_doorbells: self.doorbells != Doorbells::Trapped,
             shards: self.workers,
             namespaces,
             lint: self.lint.then(|| LintLog::new() as Arc<dyn Lint>),

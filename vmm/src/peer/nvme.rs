@@ -65,6 +65,7 @@ impl QemuNvme {
             // How we serve the controller is no property of the controller.
             workers: _,
             poll_us: _,
+            doorbells: _,
             cache,
             version: asked,
             serial,

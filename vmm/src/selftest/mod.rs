@@ -23,8 +23,11 @@ use crate::{
     machine::{
         ExitCounts, GuestExit, Lines, Machine, MachineConfig, MachineError, RunError, RunOutcome,
     },
-    nvme::{FunctionError, NvmeFunction, NvmePciIds, WaitPolicy, Workers, WorkersError},
-    options::{Backend, NvmeOptions, OptionError, Size},
+    nvme::{
+        FunctionError, Ioeventfds, NvmeFunction, NvmePciIds, REGISTER_BAR, WaitPolicy, Workers,
+        WorkersError,
+    },
+    options::{Backend, Doorbells, NvmeOptions, OptionError, Size},
     peer::{Qemu, QemuError, QemuGuest, QemuNvme},
 };
 use lint::Collector;
@@ -49,6 +52,8 @@ pub struct Selftest {
     pub nvme: NvmeOptions,
     /// Which tests, as globs over `group.name`; empty for all.
     pub filter: String,
+    /// The tests use shadow doorbells, also where they are not about them.
+    pub shadow: bool,
     /// The guest's memory in bytes.
     pub memory: u64,
     /// How long the guest may run.
@@ -250,6 +255,14 @@ pub fn check_filter(filter: &str) -> Result<(), SelftestError> {
     }
 }
 
+/// What the test kernel is told.
+fn command_line(selftest: &Selftest) -> String {
+    let filter = (!selftest.filter.is_empty()).then(|| format!("filter={}", selftest.filter));
+    let shadow = selftest.shadow.then(|| "doorbells=shadow".to_string());
+    let words: Vec<String> = filter.into_iter().chain(shadow).collect();
+    words.join(" ")
+}
+
 /// Boots the test kernel and lets it test the controller. `on_line` gets each line as the guest
 /// prints it.
 ///
@@ -289,10 +302,7 @@ pub fn run(
     let sink = Lines::new(feed);
     let mut machine = Machine::new(MachineConfig {
         memory: selftest.memory,
-        command_line: match filter.is_empty() {
-            true => String::new(),
-            false => format!("filter={filter}"),
-        },
+        command_line: command_line(selftest),
         serial: Box::new(sink),
         timeout: Some(selftest.timeout),
         ..MachineConfig::default()
@@ -302,12 +312,17 @@ pub fn run(
     let (function, shards) = NvmeFunction::new(config, NvmePciIds::default(), memory, router)?;
     let function = Arc::new(function);
     let controller = function.controller().clone();
-    machine.attach_pci(CONTROLLER_SLOT, function)?;
+    let bdf = machine.attach_pci(CONTROLLER_SLOT, function)?;
     let policy = WaitPolicy {
         spin: Duration::from_micros(selftest.nvme.poll_us),
     };
     let stop = machine.stop_handle();
     let workers = Workers::start(&controller, shards, policy, move || stop.stop())?;
+    if selftest.nvme.doorbells == Doorbells::Ioeventfd {
+        let bar = machine.bar_events(bdf, REGISTER_BAR);
+        let doorbells = Ioeventfds::new(bar, &workers).map_err(WorkersError::from)?;
+        controller.set_doorbell_wakes(Arc::new(doorbells));
+    }
     let outcome = machine.run();
     let workers = workers.stop();
     // The machine is gone, and with it the sender of lines.

@@ -10,6 +10,7 @@ mod interrupts;
 mod queues;
 mod ranges;
 mod reset;
+mod shadow;
 mod sleep;
 
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ferrite::nvme::{WaitPolicy, inprocess::InProcess};
 use nvme::{ControllerConfig, lint::Rule};
-use nvme_suite::{Event, Filter, Stop};
+use nvme_suite::{Doorbells, Event, Filter, Stop};
 
 use super::{Reports, config};
 
@@ -179,9 +179,14 @@ fn expected(test: &str) -> BTreeSet<Rule> {
 }
 
 /// The rules that each test breaks, with a report of each; tests that were skipped are left out.
-fn broken(machine: &mut InProcess, reports: &Reports) -> BTreeMap<String, BTreeMap<Rule, String>> {
+fn broken(
+    machine: &mut InProcess,
+    doorbells: Doorbells,
+    reports: &Reports,
+) -> BTreeMap<String, BTreeMap<Rule, String>> {
     let mut all = BTreeMap::new();
-    let summary = nvme_suite::run(machine, &Filter::new(""), &mut |event| {
+    let filter = Filter::new("");
+    let summary = nvme_suite::run_with(machine, &filter, doorbells, &mut |event| {
         if let Event::Finished { test, outcome, .. } = event {
             let reports = reports.take();
             if matches!(outcome, Err(Stop::Skipped(_))) {
@@ -199,8 +204,18 @@ fn broken(machine: &mut InProcess, reports: &Reports) -> BTreeMap<String, BTreeM
 
 /// Runs the suite and holds what it breaks against [`WRONG`]: no more, and with `all` no less.
 fn check(machine: &mut InProcess, reports: &Reports, all: bool, what: &str) {
+    check_with(machine, Doorbells::Registers, reports, all, what);
+}
+
+fn check_with(
+    machine: &mut InProcess,
+    doorbells: Doorbells,
+    reports: &Reports,
+    all: bool,
+    what: &str,
+) {
     let mut wrong = Vec::new();
-    for (test, found) in broken(machine, reports) {
+    for (test, found) in broken(machine, doorbells, reports) {
         let expected = expected(&test);
         for (rule, report) in &found {
             if !expected.contains(rule) {
@@ -261,6 +276,28 @@ fn no_order_of_threads_makes_a_correct_host_wrong() {
         let what = format!("{shards} threads");
         let mut machine = InProcess::with_threads(config, policy).expect("valid");
         check(&mut machine, &reports, false, &what);
+    }
+}
+
+/// Tails and heads in memory are looked at when a shard finds them, beside what comes by registers.
+#[test]
+fn shadow_doorbells_make_no_correct_host_wrong() {
+    for (shards, threads, trapped) in [(1, false, false), (3, false, true), (2, true, false)] {
+        let reports = Reports::default();
+        let config = ControllerConfig {
+            shards,
+            ..config(&reports)
+        };
+        let what = format!("{shards} shards, threads {threads}, trapped {trapped}");
+        let mut machine = match threads {
+            false => InProcess::new(config, 8),
+            true => InProcess::with_threads(config, WaitPolicy::default()),
+        }
+        .expect("valid");
+        if trapped {
+            machine.trap_doorbells();
+        }
+        check_with(&mut machine, Doorbells::Shadow, &reports, false, &what);
     }
 }
 

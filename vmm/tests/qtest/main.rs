@@ -20,16 +20,16 @@ mod support;
 mod transport;
 
 use ferrite::peer::{Qemu, gaps};
-use nvme_suite::{Event, Filter, Stop, tap};
+use nvme_suite::{Doorbells, Event, Filter, Stop, tap};
 
 use crate::transport::{Options, QemuTransport};
 
 /// Runs the suite: each test that was not skipped, and whether it failed.
-fn run(qemu: &Qemu, options: &Options) -> Vec<(String, bool)> {
+fn run(qemu: &Qemu, options: &Options, doorbells: Doorbells) -> Vec<(String, bool)> {
     let mut transport = QemuTransport::start(&qemu.program, options);
     let filter = Filter::new(&std::env::var("FERRITE_FILTER").unwrap_or_default());
     let mut results = Vec::new();
-    let summary = nvme_suite::run(&mut transport, &filter, &mut |event| {
+    let summary = nvme_suite::run_with(&mut transport, &filter, doorbells, &mut |event| {
         let mut text = String::new();
         tap::write(&mut text, &event).unwrap();
         print!("{text}");
@@ -46,11 +46,15 @@ fn run(qemu: &Qemu, options: &Options) -> Vec<(String, bool)> {
 }
 
 fn check(options: &Options) {
+    check_with(options, Doorbells::Registers);
+}
+
+fn check_with(options: &Options, doorbells: Doorbells) {
     let Some(qemu) = support::find_qemu() else {
         return;
     };
     let mut wrong = Vec::new();
-    for (name, failed) in run(&qemu, options) {
+    for (name, failed) in run(&qemu, options, doorbells) {
         let known = gaps::of_test(&name).is_some_and(|gap| gap.covers(qemu.version));
         match (failed, known) {
             (true, false) => wrong.push(format!("{name} fails, docs/peers.md does not have it")),
@@ -70,6 +74,12 @@ fn check(options: &Options) {
 #[ignore = "needs QEMU"]
 fn qemu_512() {
     check(&Options::default());
+}
+
+#[test]
+#[ignore = "needs QEMU"]
+fn qemu_shadow_doorbells() {
+    check_with(&Options::default(), Doorbells::Shadow);
 }
 
 #[test]

@@ -31,7 +31,7 @@ group! { "doorbells":
 }
 
 /// A Flush stored by hand, for any namespace and block size.
-fn flush(env: &Env<'_>, cid: u16) -> Outcome<Sqe> {
+pub(super) fn flush(env: &Env<'_>, cid: u16) -> Outcome<Sqe> {
     let ns = env.ns()?;
     Ok(Sqe {
         cid,
@@ -40,7 +40,7 @@ fn flush(env: &Env<'_>, cid: u16) -> Outcome<Sqe> {
 }
 
 /// Nothing more arrives on completion queue `cqid`.
-fn silent(env: &mut Env<'_>, cqid: u16, what: &str) -> Outcome {
+pub(super) fn silent(env: &mut Env<'_>, cqid: u16, what: &str) -> Outcome {
     env.settle();
     let cqe = env.nvme.peek(cqid)?;
     ensure!(cqe.is_none(), "{what}: a completion came: {cqe:?}");

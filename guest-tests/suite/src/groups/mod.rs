@@ -28,6 +28,7 @@ mod prp;
 mod prp_errors;
 mod queues;
 mod registers;
+mod shadow;
 mod verify;
 mod write_atomicity;
 mod write_zeroes;
@@ -39,6 +40,7 @@ pub static GROUPS: &[&[Test]] = &[
     queues::TESTS,
     flow::TESTS,
     doorbells::TESTS,
+    shadow::TESTS,
     interrupts::TESTS,
     coalescing::TESTS,
     identify::TESTS,
@@ -118,7 +120,10 @@ mod tests {
                 ["Base 2.1", "NVM 1.1", "PCIe 1.1"].contains(&document),
                 "{name}"
             );
-            assert!(section.starts_with(|c: char| c.is_ascii_digit()), "{name}");
+            // A section, or one of an annex.
+            let number = section.trim_start_matches(|c: char| c.is_ascii_uppercase());
+            let number = number.strip_prefix('.').unwrap_or(section);
+            assert!(number.starts_with(|c: char| c.is_ascii_digit()), "{name}");
         }
         assert!(names.len() >= 60);
     }

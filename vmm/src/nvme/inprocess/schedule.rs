@@ -80,6 +80,16 @@ impl Schedule {
         }
     }
 
+    /// The even-handed schedule, with shards that sleep when they have nothing to do, and wake when
+    /// they are woken.
+    #[must_use]
+    pub const fn sleeping(seed: u64) -> Self {
+        Self {
+            oversleep: Some(0),
+            ..Self::even(seed)
+        }
+    }
+
     /// A schedule whose every trait the seed decides: fair or not.
     #[must_use]
     pub fn any(seed: u64) -> Self {

@@ -85,6 +85,12 @@ impl Stepped {
         }
     }
 
+    /// What wakes each shard, shard 0 first.
+    pub(super) fn wakers(&self) -> Vec<Arc<dyn Wake>> {
+        let waker = |seat: &Seat| -> Arc<dyn Wake> { seat.woken.clone() };
+        self.seats.iter().map(waker).collect()
+    }
+
     pub(super) const fn advance(&mut self, ns: u64) {
         self.now_ns = self.now_ns.saturating_add(ns);
     }

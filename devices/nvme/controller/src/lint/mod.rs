@@ -19,8 +19,8 @@
 //! changes under a command. At most 65,536 entries and 1,048,576 PRP entries are watched at once;
 //! [`Counts::unwatched`] tells of the rest.
 //!
-//! A doorbell that is not trapped (a tail read from shadow memory) calls the same
-//! [`Linter::rung`] when the shard sees it, with what is then a shorter time of watching.
+//! A tail or head that lies in memory (shadow doorbells) is looked at when the shard finds it
+//! there ([`Linter::stored`]), which leaves a shorter time of watching.
 
 mod commands;
 mod doorbells;

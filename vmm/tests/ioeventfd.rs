@@ -1,0 +1,56 @@
+//! Shadow doorbells on KVM: what the guest rings wakes the worker, and takes no exit.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use ferrite::{
+    options::NvmeOptions,
+    selftest::{self, Results, Selftest},
+};
+use support::have_kvm;
+
+/// Tests that ring often, none of which writes registers for its own sake.
+const FILTER: &str = "io,queues,shadow,doorbells,prp";
+
+fn run(doorbells: &str, shadow: bool) -> Results {
+    let mut nvme = NvmeOptions::default();
+    let list = format!("namespaces=2,size=64M,mdts=4M,workers=2,doorbells={doorbells}");
+    nvme.apply(&list).expect("valid");
+    let selftest = Selftest {
+        nvme,
+        filter: FILTER.to_string(),
+        shadow,
+        memory: 256 << 20,
+        timeout: Duration::from_secs(120),
+    };
+    let results = selftest::run(&selftest, |_, _| ()).expect("a run");
+    let failed = results
+        .report
+        .tests
+        .iter()
+        .filter(|test| matches!(test.outcome, Err(nvme_suite::Stop::Failed(_))))
+        .collect::<Vec<_>>();
+    assert!(
+        results.good(),
+        "doorbells={doorbells}: {:?} {failed:?}",
+        results.trouble()
+    );
+    results
+}
+
+#[test]
+fn events_take_the_place_of_exits() {
+    if !have_kvm() {
+        return;
+    }
+    let trapped = run("shadow", true).exits.mmio_write;
+    let events = run("ioeventfd", true).exits.mmio_write;
+    println!("MMIO writes: {trapped} trapped, {events} with ioeventfds");
+    assert!(
+        events * 4 < trapped * 3,
+        "{events} with ioeventfds, {trapped} without"
+    );
+}
