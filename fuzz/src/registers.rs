@@ -2,7 +2,7 @@
 //! model of what they hold.
 
 use nvme::ControllerConfig;
-use nvme_spec::registers::{Aqa, CQE_LOG2, Cc, Csts, Register, SQE_LOG2, Shn, Shst};
+use nvme_spec::registers::{Aqa, CQE_LOG2, Cap, Cc, Csts, Register, SQE_LOG2, Shn, Shst};
 use pci::{Effects, PciFunction, capability, header};
 use storage::ram::Ram;
 
@@ -82,10 +82,12 @@ impl Model {
         image
     }
 
-    /// Whether a controller can be enabled with these registers.
-    fn can_enable(&self) -> bool {
+    /// Whether a controller with these capabilities can be enabled with these registers.
+    fn can_enable(&self, cap: Cap) -> bool {
         let (cc, aqa) = (Cc::from(self.cc), Aqa::from(self.aqa));
-        if cc.css() != 0 || cc.ams() != 0 || cc.mps() > MPSMAX {
+        // CAP.CSS has a bit for each of 000b, 110b and 111b.
+        let css = matches!(cc.css(), 0 | 6 | 7) && cap.css() >> cc.css() & 1 != 0;
+        if !css || cc.ams() != 0 || cc.mps() > MPSMAX {
             return false;
         }
         let page = 4096u64 << cc.mps();
@@ -111,6 +113,7 @@ fn put(image: &mut [u8], register: Register, bytes: &[u8]) {
 struct Bench {
     machine: Machine,
     model: Model,
+    cap: Cap,
     constant: Vec<u8>,
     config: Vec<u8>,
     /// The bits of configuration space that software may change.
@@ -133,12 +136,17 @@ pub fn registers(data: &[u8]) {
     });
     let mut constant = vec![0; REGISTERS];
     machine.function.bar_read(REGISTER_BAR, 0, &mut constant);
+    let cap = constant
+        .first_chunk()
+        .map(|&cap| Cap::from(u64::from_le_bytes(cap)));
+    let cap = cap.expect("registers");
     let mut config = vec![0; header::EXTENDED_SIZE];
     machine.function.config_read(0, &mut config);
     let config_writable = writable_bits(&machine);
     let mut bench = Bench {
         machine,
         model: Model::default(),
+        cap,
         constant,
         config,
         config_writable,
@@ -368,7 +376,7 @@ impl Bench {
         if !cc.en() {
             assert!(!csts.rdy() && !csts.cfs(), "{state:?}");
         } else if csts.shst() == Shst::Normal {
-            let works = self.model.can_enable();
+            let works = self.model.can_enable(self.cap);
             assert_eq!(
                 (csts.rdy(), csts.cfs()),
                 (works, !works),

@@ -88,6 +88,11 @@ pub trait BlockQueue: Send {
     /// Continues pending requests and appends the finished ones to `done`. Never waits.
     fn reap(&mut self, done: &mut Vec<Reaped>);
 
+    /// Gives up what is pending, for guest memory may not be used any more. [`reap`](Self::reap)
+    /// gives those requests back, as [`IoError::Cancelled`] if not all of them was done; what cannot
+    /// be stopped comes back when it has ended.
+    fn cancel(&mut self) {}
+
     /// Requests held.
     fn pending(&self) -> usize;
 
@@ -128,6 +133,10 @@ impl BlockQueue for Queue {
 
     fn reap(&mut self, done: &mut Vec<Reaped>) {
         each!(self, queue => queue.reap(done));
+    }
+
+    fn cancel(&mut self) {
+        each!(self, queue => queue.cancel());
     }
 
     fn pending(&self) -> usize {

@@ -163,6 +163,7 @@ impl BlockQueue for RamQueue {
             return;
         };
         let Some(memory) = request.memory.take() else {
+            // Cancelled.
             done.push((request, Err(IoError::Cancelled)));
             return;
         };
@@ -173,6 +174,12 @@ impl BlockQueue for RamQueue {
                 request.memory = Some(memory);
                 self.pending.push_back(request);
             }
+        }
+    }
+
+    fn cancel(&mut self) {
+        for request in &mut self.pending {
+            request.memory = None;
         }
     }
 

@@ -198,7 +198,7 @@ pub enum IoError {
     /// A compare found a difference.
     #[error("guest memory and device differ")]
     Miscompare,
-    /// The request was cancelled before it changed anything.
+    /// The request was given up; a part of it may have been done.
     #[error("cancelled")]
     Cancelled,
 }

@@ -7,6 +7,7 @@ mod fairness;
 #[path = "../support/held.rs"]
 mod held;
 mod interrupts;
+mod memory;
 mod queues;
 mod ranges;
 mod reset;

@@ -174,10 +174,8 @@ impl Lane {
         self.finish_quiescing(work.shared, work.now_ns);
         let signalled = self.interrupts.flush(work.shared, work.now_ns);
         work.stats.interrupts.add(signalled.count);
-        let retry = self
-            .io
-            .waits()
-            .then(|| work.now_ns.saturating_add(RETRY_NS));
+        let waits = self.io.waits() && self.moving(work.shared);
+        let retry = waits.then(|| work.now_ns.saturating_add(RETRY_NS));
         let deadlines = [signalled.next_ns, retry, self.keep_alive_ns()];
         work.progress.deadline_ns = deadlines.into_iter().flatten().min();
         work.progress.more |= self.has_work(work.shared);
@@ -203,7 +201,8 @@ impl Lane {
         self.running && shared.settings.dma.load(Ordering::Acquire)
     }
 
-    /// Whether backends may go on: they move data, unless the host has given its memory up.
+    /// Whether backends may go on: they move data, unless the host has given its memory up. A reset
+    /// has them end.
     fn moving(&self, shared: &Shared) -> bool {
         shared.settings.dma.load(Ordering::Acquire) || self.resetting()
     }
@@ -376,6 +375,10 @@ impl Lane {
     fn reap(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
         if !self.moving(work.shared) {
             return Ok(());
+        }
+        if !work.dma {
+            // A reset goes on without the host's memory.
+            self.io.cancel();
         }
         let mut finished = std::mem::take(&mut self.finished);
         self.io.reap(work, &mut finished);

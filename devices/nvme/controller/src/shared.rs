@@ -182,9 +182,18 @@ impl Shared {
         }
     }
 
-    /// Queue memory cannot be reached: the controller stops, and the host sees CSTS.CFS.
+    /// Queue memory cannot be reached: the controller stops, and the host sees CSTS.CFS; unless a
+    /// reset was asked for meanwhile, which drops the queues.
     pub(crate) fn fatal(&self, fault: QueueFault) {
-        if self.fail() && self.may_warn() {
+        let mut registers = lock(&self.registers);
+        let before = registers.lifecycle;
+        if matches!(before, Lifecycle::Resetting { .. }) {
+            return;
+        }
+        self.step(&mut registers, Event::Fatal);
+        let failed = registers.lifecycle != before;
+        drop(registers);
+        if failed && self.may_warn() {
             tracing::warn!(
                 qid = fault.qid,
                 address = format_args!("{:#x}", fault.address),
@@ -208,12 +217,9 @@ impl Shared {
         }
     }
 
-    /// Stops the controller, whose host sees CSTS.CFS. Whether it was not stopped before.
-    pub(crate) fn fail(&self) -> bool {
-        let mut registers = lock(&self.registers);
-        let before = registers.lifecycle;
-        self.step(&mut registers, Event::Fatal);
-        registers.lifecycle != before
+    /// Stops the controller, whose host sees CSTS.CFS.
+    pub(crate) fn fail(&self) {
+        self.step(&mut lock(&self.registers), Event::Fatal);
     }
 
     /// Whether there may be one more message about what the guest did: it must not fill a log.

@@ -282,6 +282,13 @@ impl IoEngine {
         }
     }
 
+    /// Gives up what the backends have, as far as they can.
+    pub(crate) fn cancel(&mut self) {
+        for queue in &mut self.queues {
+            queue.cancel();
+        }
+    }
+
     /// Continues pending commands; those that are finished are appended to `finished`.
     pub(crate) fn reap(&mut self, work: &Work<'_>, finished: &mut Vec<Finished>) {
         if self.is_idle() {

@@ -41,7 +41,9 @@ impl Lane {
                     }
                 }
                 Message::AddCq { epoch, queue } if epoch == self.epoch => {
-                    self.running = !self.halted && self.quiescing.is_none();
+                    // A shutdown that was asked for after the command was fetched goes first.
+                    let ready = lock(&work.shared.registers).lifecycle == Lifecycle::Ready;
+                    self.running = ready && !self.halted && self.quiescing.is_none();
                     self.rings.add_cq(queue);
                 }
                 Message::AddSq { epoch, queue } if epoch == self.epoch => {
@@ -153,16 +155,18 @@ impl Lane {
     fn abort(&mut self, work: &mut Work<'_>, sqid: u16, cid: u16) -> Result<Answer, QueueFault> {
         let index = self.rings.sq_index(sqid);
         let is_it = |command: &Command| Some(command.sq) == index && command.cid == cid;
-        let mut aborted = self.io.take_deferred(work.shared, is_it);
-        let Some((command, sqe)) = aborted.pop() else {
+        let aborted = self.io.take_deferred(work.shared, is_it);
+        if aborted.is_empty() {
             return Ok(Answer::NotAborted);
-        };
-        // A host that used an identifier twice has asked for both.
-        for (command, sqe) in aborted {
-            self.complete(work, command, &sqe, Status::ABORT_REQUESTED, 0)?;
         }
-        self.complete(work, command, &sqe, Status::ABORT_REQUESTED, 0)?;
-        Ok(Answer::Aborted)
+        // A host that used an identifier twice has asked for both. A fault must not lose the
+        // others' slots.
+        let mut result = Ok(Answer::Aborted);
+        for (command, sqe) in aborted {
+            let posted = self.complete(work, command, &sqe, Status::ABORT_REQUESTED, 0);
+            result = posted.and(result);
+        }
+        result
     }
 
     /// Makes the admin queues, if the registers describe any (Base 3.5.1).
@@ -250,12 +254,16 @@ impl Lane {
 mod tests {
     use std::sync::Arc;
 
+    use nvme_spec::registers::{Cc, Register, Shn};
     use storage::{GuestRam, GuestRamHandle, null::Null};
     use vm_memory::GuestAddress;
 
     use crate::{
-        Controller, ControllerConfig, Interrupt, NamespaceConfig, mailbox::Message,
-        queue::CompletionQueue,
+        Controller, ControllerConfig, Interrupt, NamespaceConfig, Shard,
+        doorbell::Side,
+        lifecycle::Lifecycle,
+        mailbox::Message,
+        queue::{CompletionQueue, SubmissionQueue},
     };
 
     struct Nowhere;
@@ -264,10 +272,7 @@ mod tests {
         fn signal(&self, _: u16) {}
     }
 
-    /// Shard 0 may be making a queue while the host resets: the other shard may be done with the
-    /// reset before it hears of the queue.
-    #[test]
-    fn a_queue_of_before_a_reset_is_not_served_after_it() {
+    fn two_shards() -> (Controller, Vec<Shard>) {
         let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory");
         let config = ControllerConfig {
             namespaces: vec![NamespaceConfig {
@@ -278,7 +283,14 @@ mod tests {
             ..ControllerConfig::default()
         };
         let handle = GuestRamHandle::new(memory);
-        let (_, mut shards) = Controller::new(config, handle, Arc::new(Nowhere)).expect("valid");
+        Controller::new(config, handle, Arc::new(Nowhere)).expect("valid")
+    }
+
+    /// Shard 0 may be making a queue while the host resets: the other shard may be done with the
+    /// reset before it hears of the queue.
+    #[test]
+    fn a_queue_of_before_a_reset_is_not_served_after_it() {
+        let (_, mut shards) = two_shards();
         let shard = &mut shards[1];
         let shared = shard.shared.clone();
         let post = |message| shared.mailboxes.post(1, message);
@@ -297,5 +309,42 @@ mod tests {
         post(add(1));
         shard.poll(0, 1);
         assert_eq!(shard.lane.rings.remove_cq(2), Some(3));
+    }
+
+    /// The same with a shutdown, which keeps queues.
+    #[test]
+    fn a_queue_that_arrives_after_a_shutdown_is_not_served() {
+        for shuts_down in [false, true] {
+            let (controller, mut shards) = two_shards();
+            let write = |register: Register, value: u32| {
+                controller.bar_write(register.offset(), &value.to_le_bytes());
+            };
+            let poll = |shards: &mut Vec<Shard>| -> u32 {
+                let polls = shards.iter_mut().map(|shard| shard.poll(0, 8));
+                polls.map(|progress| progress.commands).sum()
+            };
+            write(Register::Aqa, 0x000F_000F);
+            write(Register::Acq, 0x1000);
+            let cc = Cc::new().with_en(true);
+            write(Register::Cc, cc.into());
+            poll(&mut shards);
+            assert_eq!(controller.lifecycle(), Lifecycle::Ready);
+            if shuts_down {
+                write(Register::Cc, cc.with_shn(Shn::Normal).into());
+                poll(&mut shards);
+                let state = controller.lifecycle();
+                assert_eq!(state, Lifecycle::ShutDown { rdy: true });
+            }
+            let shared = shards[1].shared.clone();
+            let epoch = shards[1].lane.epoch;
+            let queue = CompletionQueue::new(2, 0x2000, 16, None);
+            shared.mailboxes.post(1, Message::AddCq { epoch, queue });
+            let queue = SubmissionQueue::new(2, 0x3000, 16, 2);
+            shared.mailboxes.post(1, Message::AddSq { epoch, queue });
+            shared.doorbells.open(2, Side::SqTail, 1);
+            poll(&mut shards);
+            shared.ring(2, Side::SqTail, 1);
+            assert_eq!(poll(&mut shards), u32::from(!shuts_down));
+        }
     }
 }
