@@ -1,10 +1,10 @@
 //! Rules of doorbells.
 
 use nvme::lint::Rule;
-use nvme_host::{Transport, command};
+use nvme_host::{ShadowDoorbells, Transport, command};
 use nvme_spec::{
     Sqe,
-    registers::{Shn, sq_tail_doorbell},
+    registers::{Shn, cq_head_doorbell, sq_tail_doorbell},
 };
 
 use super::{Case, ENTRIES, Host, reported, step};
@@ -22,6 +22,13 @@ fn store(host: &mut Host<'_>, count: u16) {
         };
         host.push(1, &sqe).expect("room");
     }
+}
+
+/// Turns shadow doorbells on and makes queue pair 2.
+fn with_shadow_doorbells(host: &mut Host<'_>) -> ShadowDoorbells {
+    host.enable_shadow_doorbells().expect("offered");
+    host.create_pair(2, ENTRIES).expect("queues");
+    host.shadow_doorbells().expect("on")
 }
 
 pub(crate) const CASES: &[Case] = &[
@@ -72,6 +79,27 @@ pub(crate) const CASES: &[Case] = &[
         },
     },
     Case {
+        rule: Rule::ShadowNotWritten,
+        breaks: |host| {
+            with_shadow_doorbells(host);
+            // A driver that forgot about them when it made a queue.
+            host.transport().write32(sq_tail_doorbell(2, 0), 1);
+            step(host);
+        },
+    },
+    Case {
+        rule: Rule::EventIndexWritten,
+        breaks: |host| {
+            let buffers = with_shadow_doorbells(host);
+            let (_, event) = buffers.entry(sq_tail_doorbell(2, 0));
+            step(host);
+            host.transport().mem_store32(event, 9);
+            // The shard looks when it has been awake.
+            host.io_ok(1, command::flush(1)).expect("flushed");
+            step(host);
+        },
+    },
+    Case {
         rule: Rule::BusMasterOff,
         breaks: |host| {
             let command = host.transport().config_read32(COMMAND);
@@ -86,6 +114,74 @@ pub(crate) const CASES: &[Case] = &[
 fn rules(work: impl FnOnce(&mut Host<'_>)) -> Vec<Rule> {
     let reports = reported(work);
     reports.into_iter().map(|report| report.rule).collect()
+}
+
+#[test]
+fn values_in_memory_are_judged_as_those_in_registers() {
+    let found = rules(|host| {
+        let buffers = with_shadow_doorbells(host);
+        let (tail, _) = buffers.entry(sq_tail_doorbell(2, 0));
+        let (head, _) = buffers.entry(cq_head_doorbell(2, 0));
+        for (entry, value) in [(tail, ENTRIES), (head, ENTRIES + 1), (head, 3)] {
+            host.transport().mem_store32(entry, value);
+            // The ring wakes the shard.
+            host.transport().write32(sq_tail_doorbell(2, 0), ENTRIES);
+            step(host);
+        }
+    });
+    let expected = [
+        Rule::SqTailBeyondRing,
+        Rule::CqHeadBeyondRing,
+        Rule::CqHeadBeyondPosted,
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_queue_that_was_there_before_may_ring_until_its_host_knows() {
+    let found = rules(|host| {
+        host.enable_shadow_doorbells().expect("offered");
+        // As a thread of the host would that has not heard of them.
+        store(host, 1);
+        host.transport().write32(sq_tail_doorbell(1, 0), 1);
+        step(host);
+    });
+    assert_eq!(found, []);
+    let found = rules(|host| {
+        host.enable_shadow_doorbells().expect("offered");
+        for _ in 0..3 {
+            host.io_ok(1, command::flush(1)).expect("flushed");
+        }
+        host.transport().write32(sq_tail_doorbell(1, 0), 9);
+    });
+    assert_eq!(found, [Rule::ShadowNotWritten]);
+}
+
+#[test]
+fn buffers_may_be_moved() {
+    let found = rules(|host| {
+        with_shadow_doorbells(host);
+        for _ in 0..3 {
+            for qid in [1, 2] {
+                for _ in 0..20 {
+                    host.io_ok(qid, command::flush(1)).expect("flushed");
+                }
+            }
+            host.enable_shadow_doorbells().expect("offered");
+        }
+    });
+    assert_eq!(found, []);
+}
+
+#[test]
+fn shadow_doorbells_over_a_queue_are_reported() {
+    let found = rules(|host| {
+        let queue = host.sq_memory(1).expect("a queue").address;
+        let other = host.alloc(4096).expect("memory").address;
+        let sqe = command::doorbell_buffer_config(other, queue);
+        host.admin(sqe).expect("an answer");
+    });
+    assert_eq!(found, [Rule::DataOverQueue]);
 }
 
 #[test]

@@ -168,6 +168,11 @@ const WRONG: &[(&str, &[Rule])] = &[
         "registers.writable_registers_keep_reserved_bits_zero",
         &[Rule::ReservedBitsSet],
     ),
+    (
+        "shadow.misaligned_buffers_are_refused",
+        &[Rule::PrpMisaligned],
+    ),
+    ("shadow.buffers_nowhere_are_refused", &[Rule::PrpNowhere]),
     ("verify.no_data_is_moved", &[Rule::ReservedBitsSet]),
     ("write_zeroes.no_data_is_moved", &[Rule::ReservedBitsSet]),
 ];

@@ -107,6 +107,7 @@ impl Rings {
             read_head(cq, work)?;
             let head = cq.head();
             cq.bell.turn(work.memory, buffers, head)?;
+            lint_turned(work.shared, &cq.bell);
             work.shared.doorbells.turn(cq.qid, Side::CqHead);
         }
         for sq in self.sqs.iter_mut().flatten() {
@@ -114,17 +115,24 @@ impl Rings {
             read_tail(sq, work)?;
             let tail = sq.tail();
             sq.bell.turn(work.memory, buffers, tail)?;
+            lint_turned(work.shared, &sq.bell);
             work.shared.doorbells.turn(sq.qid, Side::SqTail);
         }
         Ok(())
     }
 
     /// Asks the host to ring with the next tail or head that it stores in memory.
-    pub(crate) fn arm_doorbells(&mut self, memory: &GuestRam) -> Result<(), QueueFault> {
+    pub(crate) fn arm_doorbells(
+        &mut self,
+        shared: &Shared,
+        memory: &GuestRam,
+    ) -> Result<(), QueueFault> {
         for sq in self.sqs.iter_mut().flatten() {
+            lint_event_index(shared, &sq.bell, memory);
             sq.bell.arm(memory)?;
         }
         for cq in self.cqs.iter_mut().flatten() {
+            lint_event_index(shared, &cq.bell, memory);
             cq.bell.arm(memory)?;
         }
         Ok(())
@@ -321,6 +329,23 @@ fn lint(shared: &Shared, bell: &Bell, rung: Rung) {
     if let Some(lint) = &shared.lint
         && bell.is_in_memory()
     {
-        lint.stored(shared, bell.qid, bell.side, rung.value);
+        let at = bell.shadow_address().filter(|_| rung.is_from_memory());
+        lint.stored(shared, (bell.qid, bell.side), at, rung.value);
+    }
+}
+
+/// Has the event index looked at that the host is not to write.
+fn lint_event_index(shared: &Shared, bell: &Bell, memory: &GuestRam) {
+    if let Some(lint) = &shared.lint
+        && let Some((at, left, found)) = bell.event_index_written(memory)
+    {
+        lint.event_index_written((bell.qid, bell.side), at, (left, found));
+    }
+}
+
+/// Values may come from new buffers from now on, of which the host has not heard yet.
+fn lint_turned(shared: &Shared, bell: &Bell) {
+    if let Some(lint) = &shared.lint {
+        lint.shadowed(bell.qid, bell.side, None);
     }
 }

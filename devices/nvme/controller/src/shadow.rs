@@ -127,6 +127,13 @@ pub(crate) struct Rung {
     register_before: Option<u32>,
 }
 
+impl Rung {
+    /// Whether the value is that of the host's entry, and not the register's.
+    pub(crate) const fn is_from_memory(self) -> bool {
+        self.register_before.is_none()
+    }
+}
+
 /// One doorbell, as the shard that serves its queue sees it.
 #[derive(Debug)]
 pub(crate) struct Bell {
@@ -251,6 +258,27 @@ impl Bell {
     /// Whether values come from memory too, or from there alone.
     pub(crate) const fn is_in_memory(&self) -> bool {
         !matches!(self.mode, Mode::Trapped { .. })
+    }
+
+    const fn entry(&self) -> Option<&Entry> {
+        match &self.mode {
+            Mode::Trapped { .. } => None,
+            Mode::Both { entry, .. } | Mode::Shadow(entry) => Some(entry),
+        }
+    }
+
+    /// Where the host's entry is.
+    pub(crate) fn shadow_address(&self) -> Option<u64> {
+        self.entry().map(|entry| entry.shadow)
+    }
+
+    /// Where the event index is, what was stored there and what is there, if the host has changed
+    /// it.
+    pub(crate) fn event_index_written(&self, memory: &GuestRam) -> Option<(u64, u32, u32)> {
+        let entry = self.entry()?;
+        let found = memory.load(GuestAddress(entry.event), Ordering::Relaxed);
+        let found = u32::from_le(found.ok()?);
+        (found != entry.armed).then_some((entry.event, entry.armed, found))
     }
 
     /// Asks the host to ring with the next value that it stores. [`unseen`](Self::unseen) has to

@@ -236,7 +236,7 @@ impl Lane {
     /// Asks the host to ring with the next tail or head that it stores in memory.
     fn arm_doorbells(&mut self, shared: &Shared, memory: &GuestRam) -> Result<(), QueueFault> {
         if self.serving(shared) {
-            self.rings.arm_doorbells(memory)?;
+            self.rings.arm_doorbells(shared, memory)?;
         }
         Ok(())
     }

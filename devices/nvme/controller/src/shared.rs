@@ -99,12 +99,14 @@ impl Shared {
     }
 
     pub(crate) fn ring(&self, qid: u16, side: Side, value: u32) {
-        // What comes from memory is judged when the shard finds it there.
-        if let Some(lint) = &self.lint
-            && !self.doorbells.in_memory(qid, side)
-        {
-            // First, for from the store on the shard may fetch.
-            lint.rung(self, qid, side, value);
+        // First, for from the store on the shard may fetch.
+        match &self.lint {
+            None => {}
+            // What comes from memory is judged when the shard finds it there.
+            Some(lint) if self.doorbells.in_memory(qid, side) => {
+                lint.register_rung(self, qid, side, value);
+            }
+            Some(lint) => lint.rung(self, qid, side, value),
         }
         match self.doorbells.ring(qid, side, value) {
             Some(shard) => self.mailboxes.ring(shard),

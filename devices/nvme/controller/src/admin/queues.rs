@@ -199,6 +199,7 @@ impl Admin {
         }
         if let Some(lint) = &cx.shared.lint {
             lint.created(cx.memory, Kind::Completion, qid, sqe.prp1, entries);
+            lint.shadowed(qid, Side::CqHead, queue.bell.shadow_address());
         }
         self.open_doorbell(cx.shared, qid, Side::CqHead, shard);
         cx.shared.mailboxes.post(
@@ -243,6 +244,7 @@ impl Admin {
         }
         if let Some(lint) = &cx.shared.lint {
             lint.created(cx.memory, Kind::Submission, qid, sqe.prp1, entries);
+            lint.shadowed(qid, Side::SqTail, queue.bell.shadow_address());
         }
         self.open_doorbell(cx.shared, qid, Side::SqTail, shard);
         cx.shared.mailboxes.post(

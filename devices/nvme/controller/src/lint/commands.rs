@@ -14,7 +14,7 @@ use storage::GuestRam;
 
 use super::{
     State,
-    pointers::{self, Pointers, Problem},
+    pointers::{self, Place, Pointers, Problem},
     queues::{Watched, overlap},
     report::{About, CommandId},
     reserved,
@@ -43,11 +43,55 @@ impl State {
     ) -> Watched {
         let about = About::Command(CommandId::new(sqid, sqe));
         self.look_at_fields(about, sqid, sqe);
+        if sqid == 0 && sqe.admin_opcode() == AdminOpcode::DOORBELL_BUFFER_CONFIG {
+            self.look_at_doorbell_buffers(shared, memory, about, sqe);
+        }
         let lists = match transfer_bytes(shared, sqid, sqe) {
             Some(bytes) => self.look_at_pointers(shared, memory, about, sqe, bytes, most),
             None => Vec::new(),
         };
         Watched { sqe: *sqe, lists }
+    }
+
+    /// The pages of Doorbell Buffer Config, which the controller writes too.
+    fn look_at_doorbell_buffers(
+        &mut self,
+        shared: &Shared,
+        memory: &GuestRam,
+        about: About,
+        sqe: &Sqe,
+    ) {
+        let page = shared.page_bytes();
+        for (place, at) in [(Place::Prp1, sqe.prp1), (Place::Prp2, sqe.prp2)] {
+            if !at.is_multiple_of(page) {
+                let problem = Problem::Misaligned { to: page };
+                let text = format_args!("{place} is {at:#x}, {problem}");
+                self.journal
+                    .report(Rule::PrpMisaligned, about, None, at, text);
+            } else if !pointers::is_memory(memory, at, page) {
+                let problem = Problem::Nowhere { bytes: page };
+                let text = format_args!("{place} is {at:#x}, {problem}");
+                self.journal.report(Rule::PrpNowhere, about, None, at, text);
+            } else {
+                let page = at..at + page;
+                self.look_at_queues(about, std::slice::from_ref(&page));
+            }
+        }
+    }
+
+    /// Whether the controller is to write over a queue.
+    fn look_at_queues(&mut self, about: About, data: &[Range<u64>]) {
+        if let Some((data, queue)) = self.queues.first_over(data) {
+            let text = format_args!(
+                "data at {} lies over {} {} at {}",
+                Span(&data),
+                queue.kind.name(),
+                queue.qid,
+                Span(&queue.range)
+            );
+            let rule = Rule::DataOverQueue;
+            self.journal.report(rule, about, None, data.start, text);
+        }
     }
 
     fn look_at_fields(&mut self, about: About, sqid: u16, sqe: &Sqe) {
@@ -125,17 +169,7 @@ impl State {
 
     /// Whether data that comes to the host overwrites the command's own list.
     fn look_at_target(&mut self, about: About, found: &Pointers) -> bool {
-        if let Some((data, queue)) = self.queues.first_over(&found.data) {
-            let text = format_args!(
-                "data at {} lies over {} {} at {}",
-                Span(&data),
-                queue.kind.name(),
-                queue.qid,
-                Span(&queue.range)
-            );
-            let rule = Rule::DataOverQueue;
-            self.journal.report(rule, about, None, data.start, text);
-        }
+        self.look_at_queues(about, &found.data);
         let mut lists: Vec<Range<u64>> = found.lists.iter().map(pointers::List::range).collect();
         lists.sort_unstable_by_key(|list| list.start);
         let hit = found.data.iter().find_map(|data| {

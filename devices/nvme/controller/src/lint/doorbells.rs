@@ -48,6 +48,49 @@ impl State {
         }
     }
 
+    /// The register of a doorbell whose value the host stores in memory is written.
+    pub(super) fn register_rung(
+        &mut self,
+        memory: &GuestRam,
+        (qid, side): (u16, Side),
+        value: u32,
+    ) {
+        let Some(at) = self.queues.shadow(qid, side).and_then(|shadow| shadow.at) else {
+            return;
+        };
+        let stored: u32 = match memory.load(GuestAddress(at), Ordering::Acquire) {
+            Ok(stored) => u32::from_le(stored),
+            Err(_) => return,
+        };
+        if stored != value {
+            let text =
+                format_args!("{value:#x}, and the shadow doorbell at {at:#x} is {stored:#x}");
+            let (rule, value) = (Rule::ShadowNotWritten, u64::from(value));
+            let about = about(qid, side);
+            self.journal
+                .report(rule, about, u64::from(stored), value, text);
+        }
+    }
+
+    /// An event index is another than the controller left there.
+    pub(super) fn event_index_written(
+        &mut self,
+        (qid, side): (u16, Side),
+        at: u64,
+        (left, found): (u32, u32),
+    ) {
+        match self.queues.shadow(qid, side) {
+            // It stays there, and was reported.
+            Some(shadow) if shadow.event == Some((left, found)) => return,
+            Some(shadow) => shadow.event = Some((left, found)),
+            None => {}
+        }
+        let text = format_args!("the event index at {at:#x} was left {left:#x} and is {found:#x}");
+        let (left, found) = (u64::from(left), u64::from(found));
+        let (rule, about) = (Rule::EventIndexWritten, about(qid, side));
+        self.journal.report(rule, about, left, found, text);
+    }
+
     fn tail_rung(&mut self, shared: &Shared, memory: &GuestRam, qid: u16, value: u32) {
         let about = About::SqDoorbell(qid);
         let found = u64::from(value);
@@ -138,5 +181,12 @@ impl State {
         } else {
             cq.head = value;
         }
+    }
+}
+
+const fn about(qid: u16, side: Side) -> About {
+    match side {
+        Side::SqTail => About::SqDoorbell(qid),
+        Side::CqHead => About::CqDoorbell(qid),
     }
 }

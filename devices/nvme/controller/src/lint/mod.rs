@@ -20,7 +20,8 @@
 //! [`Counts::unwatched`] tells of the rest.
 //!
 //! A tail or head that lies in memory (shadow doorbells) is looked at when the shard finds it
-//! there ([`Linter::stored`]), which leaves a shorter time of watching.
+//! there ([`Linter::stored`]), which leaves a shorter time of watching. No doorbell is given to
+//! the front end as a wake-up then, so that register writes are seen.
 
 mod commands;
 mod doorbells;
@@ -42,7 +43,7 @@ pub(crate) use self::queues::Kind;
 use self::{
     commands::Span,
     journal::Journal,
-    queues::{Queues, memory_of},
+    queues::{Queues, Shadow, memory_of},
 };
 pub use self::{
     report::{About, CommandId, Counts, LintLog, Report},
@@ -117,16 +118,49 @@ impl Linter {
         lock(&self.0).rung(shared, &memory, lifecycle, (qid, side), value);
     }
 
-    /// A doorbell's value was found in memory, or in the register of a queue that has both; it is
-    /// about to take effect.
-    pub(crate) fn stored(&self, shared: &Shared, qid: u16, side: Side, value: u32) {
+    /// A doorbell's value was found in memory, at `at`, or in the register of a queue that has
+    /// both; it is about to take effect.
+    pub(crate) fn stored(
+        &self,
+        shared: &Shared,
+        (qid, side): (u16, Side),
+        at: Option<u64>,
+        value: u32,
+    ) {
         let lifecycle = lock(&shared.registers).lifecycle;
         let memory = shared.memory.memory();
         let mut state = lock(&self.0);
+        if let (Some(at), Some(shadow)) = (at, state.queues.shadow(qid, side)) {
+            shadow.at = Some(at);
+        }
         // The host may have told it both ways, as it should.
         if state.queues.value(qid, side) != Some(value) {
             state.rung(shared, &memory, lifecycle, (qid, side), value);
         }
+    }
+
+    /// The register of a doorbell is about to be written whose value the controller takes from
+    /// memory.
+    pub(crate) fn register_rung(&self, shared: &Shared, qid: u16, side: Side, value: u32) {
+        let memory = shared.memory.memory();
+        lock(&self.0).register_rung(&memory, (qid, side), value);
+    }
+
+    /// A queue's value is stored at `at`, as its host knows; `None`: it may not know yet.
+    pub(crate) fn shadowed(&self, qid: u16, side: Side, at: Option<u64>) {
+        if let Some(shadow) = lock(&self.0).queues.shadow(qid, side) {
+            *shadow = Shadow { at, event: None };
+        }
+    }
+
+    /// The event index at `at` is another than the controller `left` there.
+    pub(crate) fn event_index_written(
+        &self,
+        (qid, side): (u16, Side),
+        at: u64,
+        (left, found): (u32, u32),
+    ) {
+        lock(&self.0).event_index_written((qid, side), at, (left, found));
     }
 
     /// The controller could not be enabled.

@@ -166,9 +166,7 @@ impl Pointers {
         bytes: u64,
     ) -> Option<()> {
         self.aligned(place, address, align)?;
-        let there = usize::try_from(bytes)
-            .is_ok_and(|bytes| memory.check_range(GuestAddress(address), bytes));
-        if !there {
+        if !is_memory(memory, address, bytes) {
             self.problem = Some((place, address, Problem::Nowhere { bytes }));
             return None;
         }
@@ -178,6 +176,10 @@ impl Pointers {
         }
         Some(())
     }
+}
+
+pub(super) fn is_memory(memory: &GuestRam, address: u64, bytes: u64) -> bool {
+    usize::try_from(bytes).is_ok_and(|bytes| memory.check_range(GuestAddress(address), bytes))
 }
 
 fn read(memory: &GuestRam, at: u64, count: usize) -> Option<Vec<u64>> {

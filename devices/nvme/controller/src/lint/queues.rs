@@ -20,6 +20,15 @@ pub(super) struct Watched {
     pub(super) lists: Vec<List>,
 }
 
+/// A shadow doorbell.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shadow {
+    /// Where the host stores its value, once it does.
+    pub(super) at: Option<u64>,
+    /// What the controller left as event index and what was there instead, as it was reported.
+    pub(super) event: Option<(u32, u32)>,
+}
+
 /// A submission queue.
 #[derive(Debug)]
 pub(super) struct Sq {
@@ -29,6 +38,7 @@ pub(super) struct Sq {
     pub(super) head: u32,
     /// The last good doorbell value.
     pub(super) tail: u32,
+    pub(super) shadow: Shadow,
     /// Entries rung for and not fetched, by slot.
     waiting: BTreeMap<u32, Watched>,
     /// Commands fetched and not completed, by identifier.
@@ -46,6 +56,7 @@ pub(super) struct Cq {
     pub(super) head: u32,
     /// The slot of the next completion.
     pub(super) tail: u32,
+    pub(super) shadow: Shadow,
 }
 
 /// Which kind of queue.
@@ -104,6 +115,14 @@ impl Queues {
         }
     }
 
+    /// What is known of a queue's shadow doorbell.
+    pub(super) fn shadow(&mut self, qid: u16, side: Side) -> Option<&mut Shadow> {
+        match side {
+            Side::SqTail => self.sqs.get_mut(&qid).map(|sq| &mut sq.shadow),
+            Side::CqHead => self.cqs.get_mut(&qid).map(|cq| &mut cq.shadow),
+        }
+    }
+
     /// Adds an empty queue.
     pub(super) fn add(&mut self, kind: Kind, qid: u16, base: u64, entries: u32) {
         self.remove(kind, qid);
@@ -114,6 +133,7 @@ impl Queues {
                     entries,
                     head: 0,
                     tail: 0,
+                    shadow: Shadow::default(),
                     waiting: BTreeMap::new(),
                     in_flight: BTreeMap::new(),
                     cids: BTreeMap::new(),
@@ -126,6 +146,7 @@ impl Queues {
                     entries,
                     head: 0,
                     tail: 0,
+                    shadow: Shadow::default(),
                 };
                 self.cqs.insert(qid, cq);
             }
