@@ -108,6 +108,7 @@ impl Built {
             // What one mutant was found by must not help to find the next.
             .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1")
             .env("RUST_BACKTRACE", "0")
+            .env("FERRITE_BRIEF", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

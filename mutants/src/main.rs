@@ -26,12 +26,12 @@ use mutant::{Mutant, Test};
 use rustix::fs::{FlockOperation, flock};
 use tree::Tree;
 
-/// How long a test may take at least, whatever it takes without a mutant.
+/// How long a test that may hang is waited for, whatever it takes without a mutant.
 const LEAST_LIMIT: Duration = Duration::from_secs(20);
 /// How many times as long as without a mutant it may take with one.
 const LIMIT_FACTOR: u32 = 10;
-/// How long a test may take without a mutant.
-const MOST_LIMIT: Duration = Duration::from_secs(600);
+/// How long any other test may take.
+const MOST_LIMIT: Duration = Duration::from_secs(300);
 
 /// Breaks the code in each way that the list says, and checks that the test named there fails.
 #[derive(Parser)]
@@ -135,7 +135,10 @@ fn run(options: &Options) -> anyhow::Result<bool> {
     ))?;
     let (mut killed, mut others) = (0, Vec::new());
     for (test, mutant) in &work {
-        let limit = limits.get(test).copied().unwrap_or(LEAST_LIMIT);
+        let limit = match limits.get(test) {
+            Some(&limit) if mutant.hangs => limit,
+            _ => MOST_LIMIT,
+        };
         let judged = judge(&tree, &bench, mutant, test, limit)?;
         say(&format!(
             "{:width$}  {:8}  {:7.1}  {:6.1}  {}\n",

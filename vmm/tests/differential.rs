@@ -114,6 +114,9 @@ fn stepped_seed(seed: u64) -> Result<u64, String> {
         Err(failure) => failure,
     };
     let first = format!("step {}: {}", failure.step, failure.what);
+    if seeds::brief() {
+        return Err(first);
+    }
     let start = Instant::now();
     let again = |options: &Options| {
         let in_time = options.trace || start.elapsed() < SHRINKING_TIME;

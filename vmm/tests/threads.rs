@@ -198,3 +198,29 @@ fn a_backend_that_tells_nobody_is_reaped_by_a_sleeping_worker() {
     driver.set_command_timeout(2_000_000_000);
     assert!(driver.wait(token).expect("reaped").status().is_success());
 }
+
+/// Invariant 7: a host whose controller's thread has died is told, and does not wait for ever.
+#[test]
+fn a_thread_that_dies_is_a_fatal_error_of_the_controller() {
+    let device = Held::new(8);
+    device.with(|gate| gate.deadly = true);
+    let namespaces = vec![NamespaceConfig {
+        device: Arc::new(device.clone()),
+        lba_bytes: 512,
+    }];
+    let config = ControllerConfig {
+        namespaces,
+        ..ControllerConfig::default()
+    };
+    let policy = WaitPolicy::default();
+    let mut machine = InProcess::with_threads(config, policy).expect("valid");
+    let mut driver = Driver::new(&mut machine).expect("a controller");
+    driver.enable(&Config::default()).expect("enabled");
+    driver.create_pair(1, 16).expect("queues");
+    driver.submit(1, command::flush(1)).expect("submitted");
+    let end = driver.transport().now_ns() + 2_000_000_000;
+    while !driver.csts().cfs() {
+        assert!(driver.transport().now_ns() < end, "nobody says anything");
+        driver.transport().relax();
+    }
+}

@@ -172,6 +172,53 @@ fn nothing_is_posted_without_bus_master_and_nothing_is_lost() {
     }
 }
 
+/// What a shard is asked while bus mastering goes off ends commands, too.
+#[test]
+fn a_deletion_without_bus_master_posts_nothing_and_loses_nothing() {
+    for seed in 1..=20 {
+        let device = Held::new(1);
+        let namespaces = vec![NamespaceConfig {
+            device: Arc::new(device.clone()),
+            lba_bytes: 512,
+        }];
+        let config = ControllerConfig {
+            namespaces,
+            shards: 2,
+            ..ControllerConfig::default()
+        };
+        let mut machine = InProcess::new(config, seed).expect("valid");
+        let mut driver = enabled(&mut machine);
+        let commands = flushes(&mut driver, 2, 3);
+        step(&mut driver, 20);
+        let queue = driver.cq_memory(2).expect("a queue");
+        let fetched = |driver: &mut Driver<'_, InProcess>| {
+            driver.transport().controller().stats().admin_commands
+        };
+        let before = fetched(&mut driver);
+        let delete = driver.submit(0, command::delete_sq(2)).expect("submitted");
+        while fetched(&mut driver) == before {
+            step(&mut driver, 1);
+        }
+        let command_register = driver.transport().config_read32(4) & 0xFFFF;
+        driver.transport().config_write32(4, command_register & !4);
+        let posted = |driver: &mut Driver<'_, InProcess>| {
+            let mut entries = [0; 64];
+            driver.transport().mem_read(queue.address, &mut entries);
+            entries
+        };
+        let before = posted(&mut driver);
+        step(&mut driver, 20);
+        assert_eq!(posted(&mut driver), before, "seed {seed}: posted");
+        driver.transport().config_write32(4, command_register);
+        device.release(1);
+        driver.wait(delete).expect("deleted");
+        for token in commands {
+            let cqe = driver.try_wait(token).expect("alive");
+            assert!(cqe.is_some(), "seed {seed}: lost");
+        }
+    }
+}
+
 /// Long transfers are charged: a poll of a budget of 16 takes few of them.
 #[test]
 fn a_poll_takes_no_more_commands_than_its_budget_pays_for() {

@@ -19,6 +19,8 @@ pub(crate) struct Gate {
     pub(crate) depth: usize,
     /// Requests come back with this.
     pub(crate) fail: Option<IoError>,
+    /// The thread that brings a request dies.
+    pub(crate) deadly: bool,
     /// Requests that have come in, of all queues.
     pub(crate) submitted: usize,
     /// Requests held now.
@@ -79,6 +81,8 @@ struct HeldQueue {
 
 impl BlockQueue for HeldQueue {
     fn submit(&mut self, mut request: Box<Request>, memory: &Arc<GuestRam>) -> Submitted {
+        let deadly = self.device.with(|gate| gate.deadly);
+        assert!(!deadly, "a backend with a defect");
         let full = self.device.with(|gate| {
             let full = self.waiting.len() >= gate.depth;
             gate.submitted += usize::from(!full);

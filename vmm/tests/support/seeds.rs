@@ -16,6 +16,8 @@ const FIRST: &str = "FERRITE_SEED";
 const COUNT: &str = "FERRITE_SEEDS";
 /// For how many seconds seeds are started, instead of a count.
 const SECONDS: &str = "FERRITE_SECONDS";
+/// Set for who asks only whether there is a failure: the first is told as it was found.
+const BRIEF: &str = "FERRITE_BRIEF";
 /// Failures after which no new seed is started.
 const ENOUGH: usize = 5;
 
@@ -35,6 +37,11 @@ fn variable(name: &str) -> Option<u64> {
         None => text.parse(),
     };
     Some(number.unwrap_or_else(|_| panic!("{name}={text}: give a number")))
+}
+
+/// Whether one failure is enough, and need not be made shorter.
+pub(crate) fn brief() -> bool {
+    std::env::var_os(BRIEF).is_some_and(|value| value == "1")
 }
 
 impl Seeds {
@@ -74,6 +81,7 @@ impl Seeds {
         each: impl Fn(u64) -> Result<u64, String> + Sync,
     ) {
         let start = Instant::now();
+        let enough = if brief() { 1 } else { ENOUGH };
         let (next, done, sum) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let failed = Mutex::new(Vec::new());
         let failures = || failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,7 +89,7 @@ impl Seeds {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let late = self.time.is_some_and(|time| start.elapsed() >= time);
-                if index >= self.count || late || failures().len() >= ENOUGH {
+                if index >= self.count || late || failures().len() >= enough {
                     break;
                 }
                 let seed = self.first.wrapping_add(index);

@@ -172,3 +172,34 @@ impl Mailboxes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn messages_wake_who_sleeps_once_and_come_in_order() {
+        let (mailbox, woken) = (Mailbox::new(), Arc::new(Woken::default()));
+        mailbox.set_waker(woken.clone());
+        mailbox.post(Message::Enable);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0, "nobody slept");
+        mailbox.park().park();
+        mailbox.post(Message::Halt);
+        mailbox.post(Message::Halt);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert!(matches!(mailbox.take(), Some(Message::Enable)));
+        assert!(matches!(mailbox.take(), Some(Message::Halt)));
+        assert!(!mailbox.is_empty());
+        assert!(mailbox.take().is_some());
+        assert!(mailbox.is_empty() && mailbox.take().is_none());
+    }
+}
