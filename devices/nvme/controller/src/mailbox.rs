@@ -192,7 +192,7 @@ mod tests {
         mailbox.set_waker(woken.clone());
         mailbox.post(Message::Enable);
         assert_eq!(woken.0.load(Ordering::Relaxed), 0, "nobody slept");
-        mailbox.park().park();
+        mailbox.park().park(|| ());
         mailbox.post(Message::Halt);
         mailbox.post(Message::Halt);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
