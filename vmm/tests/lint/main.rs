@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use ferrite::nvme::inprocess::InProcess;
+use ferrite::nvme::inprocess::{InProcess, Schedule};
 use nvme::{
     ControllerConfig, Lint, NamespaceConfig,
     lint::{Report, Rule},
@@ -86,7 +86,8 @@ fn cases() -> impl Iterator<Item = &'static Case> {
 /// What is reported while `work` runs on an enabled controller.
 pub(crate) fn reported(work: impl FnOnce(&mut Host<'_>)) -> Vec<Report> {
     let reports = Reports::default();
-    let mut machine = InProcess::new(config(&reports), 1).expect("valid");
+    let mut machine =
+        InProcess::with_schedule(config(&reports), Schedule::sleeping(1)).expect("valid");
     let mut host = Driver::new(&mut machine).expect("a controller");
     host.enable(&Config::default()).expect("enabled");
     host.create_pair(1, ENTRIES).expect("queues");
