@@ -1,6 +1,6 @@
 //! A random host, and an oracle that knows what an NVMe controller may answer it.
 //!
-//! [`run`] drives a controller behind a [`Transport`](nvme_host::Transport): it makes and deletes
+//! [`run()`] drives a controller behind a [`Transport`](nvme_host::Transport): it makes and deletes
 //! queues, stores commands that are right and wrong in several of them at once, rings, aborts,
 //! asks, resets, and lets the controller run, all as a source of [`Choices`] says: a seed, or a
 //! fuzzer's bytes. The same choices and the same controller give the same run.
@@ -16,7 +16,7 @@
 //! bugs that were put in on purpose it finds, and how soon.
 //!
 //! [`Unsteady`] is a block device that does whatever a backend may: late, in pieces, in another
-//! order, and, if asked, not at all. [`shrink`] makes a failing run shorter.
+//! order, and, if asked, not at all. [`shrink()`] makes a failing run shorter.
 //!
 //! Left out: metadata and protection, SGLs, fused operations, interrupts, what admin commands
 //! return beyond Identify, several controllers.
