@@ -342,10 +342,7 @@ impl Machine {
 
 /// A namespace of a device.
 pub(crate) fn namespace(device: impl BlockDevice + 'static, lba_bytes: u32) -> NamespaceConfig {
-    NamespaceConfig {
-        device: Arc::new(device),
-        lba_bytes,
-    }
+    NamespaceConfig::new(Arc::new(device), lba_bytes)
 }
 
 fn bytes(count: u64) -> usize {

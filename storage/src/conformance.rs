@@ -56,6 +56,8 @@ pub fn run(make: &dyn Fn(u64) -> Arc<dyn BlockDevice>) {
     long_requests_take_several_steps(&mut open());
     beyond_the_end_is_refused(&mut open());
     unmapped_memory_is_refused(&mut open());
+    a_write_with_unmapped_memory_changes_nothing(&mut open());
+    a_part_moves_no_more(&mut open());
     zeroes_and_discard(&mut open());
     compare_finds_any_difference(&mut open());
     verify_checks_the_range(&mut open());
@@ -187,6 +189,55 @@ fn unmapped_memory_is_refused(bench: &mut Bench) {
             "{result:?}"
         );
     }
+}
+
+/// A failed write leaves all old: a power-fail atomic write holds under errors too (NVM 2.1.4).
+fn a_write_with_unmapped_memory_changes_nothing(bench: &mut Bench) {
+    let nowhere = RAM_BYTES as u64 + 4096;
+    let long = u32::try_from(2 * STEP_BYTES).unwrap_or(0);
+    for first in [4096, long] {
+        let len = u64::from(first) + 4096;
+        bench.fill(0, 0x0B, usize::try_from(len).unwrap_or(0));
+        let whole = [(0, first + 4096)];
+        assert_eq!(bench.transfer(Op::Write, 0, &whole), Ok(()));
+        bench.fill(0, 0x0C, usize::try_from(len).unwrap_or(0));
+        let result = bench.transfer(Op::Write, 0, &[(0, first), (nowhere, 4096)]);
+        if bench.keeps_data {
+            assert!(
+                matches!(result, Err(IoError::GuestMemory { .. })),
+                "{result:?}"
+            );
+        }
+        let back = [(2 << 20, first + 4096)];
+        assert_eq!(bench.transfer(Op::Read, 0, &back), Ok(()));
+        bench.expect(2 << 20, 0x0B, usize::try_from(len).unwrap_or(0));
+    }
+}
+
+/// A request whose submitter has it done in parts: each submission moves its own bytes alone.
+fn a_part_moves_no_more(bench: &mut Bench) {
+    let len = 2 * STEP_BYTES + 4096;
+    let bytes = usize::try_from(len).unwrap_or(0);
+    let whole = [(0, u32::try_from(len).unwrap_or(0))];
+    bench.fill(0, 0x01, bytes);
+    assert_eq!(bench.transfer(Op::Write, 0, &whole), Ok(()));
+    bench.fill(0, 0x02, bytes);
+    let mut request = Request::default();
+    request.reset(7, Op::Write, 0, len);
+    request.push_segment(0, u32::try_from(len).unwrap_or(0));
+    let (from, to) = (1536, len - 512);
+    (request.progress, request.end) = (from, to);
+    let (_, result, _) = bench.finish(request);
+    assert_eq!(result, Ok(()));
+    let back = [(2 << 20, u32::try_from(len).unwrap_or(0))];
+    assert_eq!(bench.transfer(Op::Read, 0, &back), Ok(()));
+    bench.expect(2 << 20, 0x01, 1536);
+    bench.expect(
+        (2 << 20) + from,
+        0x02,
+        usize::try_from(to - from).unwrap_or(0),
+    );
+    bench.expect((2 << 20) + to, 0x01, 512);
 }
 
 fn zeroes_and_discard(bench: &mut Bench) {

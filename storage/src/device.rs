@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::{GuestRam, IoError, Request, null::NullQueue, ram::RamQueue};
+use crate::{
+    GuestRam, IoError, Request,
+    media::{MediaQueue, MediaStats},
+    null::NullQueue,
+    ram::RamQueue,
+};
 
 /// Bytes a queue moves for one request in one call: longer requests are continued at each
 /// [`BlockQueue::reap`], so that no call takes longer than a few such steps.
@@ -45,6 +50,17 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// [`OpenError`] when the backend has no means for another queue.
     fn open_queue(&self, depth: usize) -> Result<Queue, OpenError>;
+
+    /// The unit that writes should cover whole, in bytes, where there is one: a drive's
+    /// indirection unit. Constant.
+    fn write_unit(&self) -> Option<u32> {
+        None
+    }
+
+    /// What the media was asked to do so far, where there is a model of it.
+    fn media(&self) -> Option<MediaStats> {
+        None
+    }
 }
 
 /// A queue could not be opened.
@@ -76,8 +92,9 @@ pub type Reaped = (Box<Request>, Result<(), IoError>);
 /// An implementer must give every request back exactly once; must touch only the guest memory its
 /// segments name, within the snapshot it was submitted with; must keep that snapshot alive
 /// (`Request::memory`) while it holds the request; must not move more than a few
-/// [`STEP_BYTES`] in one call. It may rely on requests lying within the geometry and on segments
-/// that add up to `len`.
+/// [`STEP_BYTES`] in one call; must move the bytes `progress..end` of a request and no others; must
+/// fail a write whose memory is not mapped before it changes anything. It may rely on requests
+/// lying within the geometry and on segments that add up to `len`.
 pub trait BlockQueue: Send {
     /// Starts a request, or finishes it.
     fn submit(&mut self, request: Box<Request>, memory: &Arc<GuestRam>) -> Submitted;
@@ -108,6 +125,8 @@ pub enum Queue {
     Ram(RamQueue),
     /// Nothing.
     Null(NullQueue),
+    /// Any of them behind a model of its media.
+    Media(Box<MediaQueue>),
     /// Any other backend.
     Other(Box<dyn BlockQueue>),
 }
@@ -117,6 +136,7 @@ macro_rules! each {
         match $self {
             Queue::Ram($queue) => $call,
             Queue::Null($queue) => $call,
+            Queue::Media($queue) => $call,
             Queue::Other($queue) => $call,
         }
     };

@@ -14,13 +14,16 @@
 //! Backends: [`ram::Ram`] (memfd, memory taken on first write) and [`null::Null`] (keeps no
 //! data). [`Queue`] dispatches those by enum and any other through a trait object.
 //!
-//! Left out, for now: files, NBD, and the media model (cache, flash, power).
+//! [`media::Media`] goes around any of them: the model of a drive's indirection unit.
+//!
+//! Left out, for now: files, NBD, and the rest of the media model (cache, flash, power).
 
 #![forbid(unsafe_code)]
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod device;
+pub mod media;
 pub mod null;
 pub mod ram;
 mod request;

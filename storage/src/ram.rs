@@ -100,22 +100,25 @@ impl Shared {
     /// Does up to one step of `request`; `true` when that was the rest.
     fn step(&self, request: &mut Request, memory: &GuestRam) -> Result<bool, IoError> {
         let from = request.progress;
-        let to = request.len.min(from.saturating_add(STEP_BYTES));
+        let end = request.len.min(request.end);
+        let to = end.min(from.saturating_add(STEP_BYTES));
         match request.op {
             Op::Read | Op::Write | Op::Compare => {
                 move_mapped(&self.map, request, memory, from, to)?
             }
             Op::Flush | Op::Verify => return Ok(true),
-            Op::WriteZeroes => zero_mapped(&self.map, request.offset + from, to - from)?,
+            Op::WriteZeroes => {
+                zero_mapped(&self.map, request.offset + from, to.saturating_sub(from))?;
+            }
             Op::Discard => {
-                let to = request.len.min(from.saturating_add(DISCARD_STEP));
-                self.punch(request.offset + from, to - from)?;
+                let to = end.min(from.saturating_add(DISCARD_STEP));
+                self.punch(request.offset + from, to.saturating_sub(from))?;
                 request.progress = to;
-                return Ok(to == request.len);
+                return Ok(to >= end);
             }
         }
         request.progress = to;
-        Ok(to == request.len)
+        Ok(to >= end)
     }
 
     /// Gives a range's memory back; the kernel zeroes the pages it does not cover whole.
@@ -146,6 +149,11 @@ impl BlockQueue for RamQueue {
         }
         if request.len > STEP_BYTES && self.pending.len() >= self.depth {
             return Submitted::Full(request);
+        }
+        if request.op == Op::Write
+            && let Err(error) = request.check_mapped(memory)
+        {
+            return Submitted::Done(request, Err(error));
         }
         match self.shared.step(&mut request, memory) {
             Ok(true) => Submitted::Done(request, Ok(())),

@@ -54,9 +54,14 @@ pub struct Request {
     pub fua: bool,
     /// The guest memory of a read, write or compare, in order.
     pub segments: Vec<Segment>,
-    /// Bytes already moved; a backend that works in steps keeps its place here. A submitter
-    /// clears it.
+    /// The first byte of the request that is still to be moved: a backend that works in steps
+    /// keeps its place here. Where it begins is the submitter's choice.
     pub progress: u64,
+    /// The byte of the request that this submission ends before; `len` unless the submitter has
+    /// a request done in parts, so that others see it half done.
+    pub end: u64,
+    /// A layer that counts operations has counted this one, in whichever part it came first.
+    pub counted: bool,
     /// Guest memory kept alive while the request is pending; set by a backend that keeps it.
     pub memory: Option<Arc<GuestRam>>,
 }
@@ -80,6 +85,8 @@ impl Request {
         self.fua = false;
         self.segments.clear();
         self.progress = 0;
+        self.end = len;
+        self.counted = false;
         self.memory = None;
     }
 
@@ -108,6 +115,24 @@ impl Request {
                 len: self.len,
                 capacity,
             })
+    }
+
+    /// Whether all its guest memory is mapped: a write asks before the first byte is moved, so
+    /// that it fails whole.
+    ///
+    /// # Errors
+    /// [`IoError::GuestMemory`] naming the first segment that is not.
+    pub fn check_mapped(&self, memory: &GuestRam) -> Result<(), IoError> {
+        let unmapped = self.segments.iter().find(|segment| {
+            let len = usize::try_from(segment.len).unwrap_or(usize::MAX);
+            !memory.check_range(GuestAddress(segment.addr), len)
+        });
+        unmapped.map_or(Ok(()), |&Segment { addr, len }| {
+            Err(IoError::GuestMemory {
+                addr,
+                len: len.into(),
+            })
+        })
     }
 
     /// Calls `piece` with the guest memory of bytes `from..to` of the request, in order, and with

@@ -10,6 +10,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ferrite::{
+    bench,
     options::{NvmeOptions, Size, parse_size},
     peer::{Qemu, QemuNvme},
     selftest::{self, Format, Progress, Selftest, Style},
@@ -30,6 +31,27 @@ enum Command {
     Selftest(SelftestArgs),
     /// List the rules that `lint=on` holds a driver to.
     LintRules,
+    /// Measure the controller; the figures that count are the ratios within a run.
+    Bench(BenchArgs),
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    /// What to measure.
+    #[arg(value_enum)]
+    what: What,
+    /// Seconds to measure for.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum What {
+    /// The controller in this process, from doorbell to completion.
+    Core,
 }
 
 #[derive(Args)]
@@ -95,6 +117,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Selftest(args) => selftest(&args),
         Command::LintRules => lint_rules(),
+        Command::Bench(args) => bench(&args),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "ferrite: {error:#}");
@@ -213,6 +236,20 @@ fn clear_progress(progress: bool) {
     if progress {
         let _ = write!(io::stdout(), "\r\x1b[K");
     }
+}
+
+fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    let time = Duration::from_secs(args.seconds);
+    let table = match args.what {
+        What::Core => bench::core::run(time)?,
+    };
+    let text = if args.json {
+        format!("{:#}\n", table.to_json())
+    } else {
+        table.text()
+    };
+    print_all(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(filter: &str) -> anyhow::Result<ExitCode> {

@@ -27,10 +27,7 @@ fn with_driver(
 ) {
     let device = Arc::new(Ram::new(64 << 20).expect("memory"));
     let config = ControllerConfig {
-        namespaces: vec![NamespaceConfig {
-            device,
-            lba_bytes: 4096,
-        }],
+        namespaces: vec![NamespaceConfig::new(device, 4096)],
         cache,
         ..ControllerConfig::default()
     };
@@ -192,6 +189,8 @@ fn log_pages() {
                 LogId::SUPPORTED_LOG_PAGES
                 | LogId::FEATURES_SUPPORTED
                 | LogId::MI_COMMANDS_SUPPORTED => lpa & LPA_MISCELLANEOUS != 0,
+                // Vendor specific: only the list of log pages tells of it.
+                LogId::OCP_SMART => listed.pages[usize::from(code)].lsupp(),
                 _ => false,
             };
             let sqe = command::get_log_page(lid, NSID_BROADCAST, 16);

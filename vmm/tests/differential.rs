@@ -22,7 +22,7 @@ use ferrite::nvme::{
     WaitPolicy,
     inprocess::{InProcess, Schedule},
 };
-use nvme::{CacheMode, ControllerConfig, NamespaceConfig};
+use nvme::{CacheMode, ControllerConfig, Extent, NamespaceAtomics, NamespaceConfig};
 use nvme_oracle::{Choices, Failure, Options, Report, Seeded, Traits, Unsteady, run, shrink};
 use seeds::Seeds;
 use storage::{BlockDevice, ram::Ram};
@@ -57,19 +57,31 @@ fn case(seed: u64) -> Case {
                 what += &format!("\n  namespace of {lba_bytes}: Ram of {bytes}");
                 Arc::new(Ram::new(bytes).expect("memory"))
             } else {
-                // One shard alone relies on its backends to stop at a block's end.
-                let grain = if shards == 1 {
-                    block
-                } else {
-                    choices.pick(&[64, 512, 4096])
-                };
+                let grain = choices.pick(&[64, 512, 4096]);
                 let mut traits = Traits::of(seed + index, block, grain);
                 traits.failing = if faulty { choices.range(2..=40) } else { 0 };
                 let device = Unsteady::new(bytes, traits, seed + index);
                 what += &format!("\n  namespace of {lba_bytes}: {device:?}");
                 Arc::new(device)
             };
-            NamespaceConfig { device, lba_bytes }
+            let blocks = |count: u32| (count > 0).then_some(Extent::Blocks(count));
+            let unit = choices.pick(&[0, 1, 2, 8, 100]);
+            let between = choices.pick(&[0, 0, 100, 128]);
+            let atomics = NamespaceAtomics {
+                normal: blocks(unit),
+                boundary: blocks(between),
+                boundary_offset: blocks(if between > 0 {
+                    u32::try_from(choices.below(50)).unwrap_or(0)
+                } else {
+                    0
+                }),
+                multiple: between > 0 && choices.one_in(2),
+                ..NamespaceAtomics::default()
+            };
+            NamespaceConfig {
+                atomics,
+                ..NamespaceConfig::new(device, lba_bytes)
+            }
         })
         .collect();
     let largest = namespaces.iter().map(|n| n.lba_bytes).max().unwrap_or(512);
@@ -81,6 +93,7 @@ fn case(seed: u64) -> Case {
         mdts_bytes: choices.pick(&[8192, 65_536, 262_144, 524_288]).max(largest),
         cache: choices.pick(&[CacheMode::None, CacheMode::Volatile]),
         namespaces,
+        seed,
         ..ControllerConfig::default()
     };
     let options = Options {

@@ -133,10 +133,7 @@ fn tell(
 
 fn counted(device: Arc<dyn BlockDevice>, bytes: u64, shadow: bool) -> u64 {
     let config = ControllerConfig {
-        namespaces: vec![NamespaceConfig {
-            device,
-            lba_bytes: 4096,
-        }],
+        namespaces: vec![NamespaceConfig::new(device, 4096)],
         ..ControllerConfig::default()
     };
     let mut machine = InProcess::new(config, 1).expect("valid");

@@ -24,7 +24,7 @@ use storage::ram::Ram;
 
 fn namespace(lba_bytes: u32) -> NamespaceConfig {
     let device = Arc::new(Ram::new(256 << 20).expect("memory"));
-    NamespaceConfig { device, lba_bytes }
+    NamespaceConfig::new(device, lba_bytes)
 }
 
 /// The configuration that most tests start from: two namespaces of a block size.

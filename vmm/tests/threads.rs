@@ -17,7 +17,7 @@ use storage::ram::Ram;
 fn config(lba_bytes: u32, shards: u16) -> ControllerConfig {
     let namespace = || {
         let device = Arc::new(Ram::new(256 << 20).expect("memory"));
-        NamespaceConfig { device, lba_bytes }
+        NamespaceConfig::new(device, lba_bytes)
     };
     ControllerConfig {
         namespaces: vec![namespace(), namespace()],
@@ -175,10 +175,7 @@ fn no_command_is_lost_when_only_what_is_asked_for_is_rung() {
 #[test]
 fn a_backend_that_tells_nobody_is_reaped_by_a_sleeping_worker() {
     let device = Held::new(8);
-    let namespaces = vec![NamespaceConfig {
-        device: Arc::new(device.clone()),
-        lba_bytes: 512,
-    }];
+    let namespaces = vec![NamespaceConfig::new(Arc::new(device.clone()), 512)];
     let config = ControllerConfig {
         namespaces,
         ..ControllerConfig::default()
@@ -204,10 +201,7 @@ fn a_backend_that_tells_nobody_is_reaped_by_a_sleeping_worker() {
 fn a_thread_that_dies_is_a_fatal_error_of_the_controller() {
     let device = Held::new(8);
     device.with(|gate| gate.deadly = true);
-    let namespaces = vec![NamespaceConfig {
-        device: Arc::new(device.clone()),
-        lba_bytes: 512,
-    }];
+    let namespaces = vec![NamespaceConfig::new(Arc::new(device.clone()), 512)];
     let config = ControllerConfig {
         namespaces,
         ..ControllerConfig::default()

@@ -108,6 +108,12 @@ impl Model {
     /// A command that changes blocks from `slba` is over.
     pub(crate) fn end(&mut self, write: WriteId, slba: u64, blocks: u64, fate: Fate, now: Time) {
         let begun = self.writes.get(&write).map_or(now, |record| record.begun);
+        if fate != Fate::Done
+            && let Some(record) = self.writes.get_mut(&write)
+        {
+            // AWUN speaks of writes that succeed; AWUPF is a block here.
+            record.atomic = false;
+        }
         for lba in slba..slba + blocks {
             let candidates = self.block(lba);
             if fate == Fate::Refused {

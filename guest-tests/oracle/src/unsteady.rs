@@ -129,6 +129,11 @@ impl BlockQueue for UnsteadyQueue {
         if let Err(error) = request.end_within(self.device.1) {
             return Submitted::Done(request, Err(error));
         }
+        if request.op == Op::Write
+            && let Err(error) = request.check_mapped(memory)
+        {
+            return Submitted::Done(request, Err(error));
+        }
         let mut state = self.device.state();
         if self.held.len() >= state.traits.depth {
             return Submitted::Full(request);
@@ -200,7 +205,7 @@ impl State {
         let least = (request.len / pieces_at_most).next_multiple_of(grain);
         let mut most = (pieces * grain).min(STEP_BYTES).max(least);
         if let Some(fails_at) = held.fails_at {
-            most = most.min(fails_at - request.progress);
+            most = most.min(fails_at.saturating_sub(request.progress));
             if most == 0 {
                 const EIO: i32 = 5;
                 return Err(IoError::Backend { errno: EIO });
@@ -217,7 +222,8 @@ impl State {
         most: u64,
     ) -> Result<bool, IoError> {
         let from = request.progress;
-        let to = request.len.min(from.saturating_add(most));
+        let end = request.end.min(request.len);
+        let to = end.min(from.saturating_add(most));
         let start = request.offset;
         let place = |from: u64, len: usize| {
             let from = usize::try_from(start + from).unwrap_or_default();
@@ -247,6 +253,6 @@ impl State {
             }
         }
         request.progress = to;
-        Ok(to == request.len)
+        Ok(to >= end)
     }
 }

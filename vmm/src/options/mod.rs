@@ -6,4 +6,4 @@ mod size;
 
 pub use keys::OptionError;
 pub use nvme::{Backend, Doorbells, NamespaceOptions, NvmeOptions};
-pub use size::{Size, parse_size};
+pub use size::{Size, parse_extent, parse_size};

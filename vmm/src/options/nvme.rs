@@ -1,19 +1,22 @@
 //! `--nvme`: a controller and its namespaces.
 
+mod table;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use nvme::{
-    CacheMode, ControllerConfig, Lint, NamespaceConfig,
-    config::{MAX_IO_QUEUES, MAX_NAMESPACES, MAX_SHARDS, MAX_VECTORS},
+    AtomicUnits, CacheMode, ControllerConfig, Extent, Lint, NamespaceAtomics, NamespaceConfig,
+    Tear,
+    config::{MAX_NAMESPACES, MAX_VECTORS},
     lint::LintLog,
 };
 use nvme_spec::registers::Vs;
-use storage::{BlockDevice, null::Null, ram::Ram};
+use storage::{BlockDevice, media::Media, null::Null, ram::Ram};
 
+use self::table::{CONTROLLER_KEYS, NAMESPACE_KEYS};
 use super::{
     Size,
-    keys::{self, Key, OptionError, number},
-    parse_size,
+    keys::{self, OptionError, number},
 };
 
 const LIST: &str = "nvme";
@@ -49,6 +52,14 @@ pub struct NamespaceOptions {
     pub lba: u64,
     /// What stores it.
     pub backend: Backend,
+    /// What it promises beyond the controller's atomic units.
+    pub atomics: NamespaceAtomics,
+    /// Bytes of the indirection unit, if one is modelled.
+    pub iu: Option<u64>,
+    /// NOWS; the indirection unit unless given.
+    pub nows: Option<Extent>,
+    /// NOIOB.
+    pub noiob: Option<Extent>,
 }
 
 /// A controller, as options describe it.
@@ -78,6 +89,12 @@ pub struct NvmeOptions {
     pub doorbells: Doorbells,
     /// The version of the specification.
     pub version: Vs,
+    /// The atomic units of all namespaces.
+    pub atomics: AtomicUnits,
+    /// Which writes are torn.
+    pub tear: Tear,
+    /// What the controller does by chance follows from it.
+    pub seed: u64,
     /// Serial Number.
     pub serial: String,
     /// Model Number.
@@ -94,6 +111,10 @@ impl Default for NvmeOptions {
                 size: 1 << 30,
                 lba: 512,
                 backend: Backend::Ram,
+                atomics: NamespaceAtomics::default(),
+                iu: None,
+                nows: None,
+                noiob: None,
             },
             namespaces: 1,
             overrides: BTreeMap::new(),
@@ -106,167 +127,15 @@ impl Default for NvmeOptions {
             cache: config.cache,
             doorbells: Doorbells::default(),
             version: config.version,
+            atomics: config.atomics,
+            tear: config.tear,
+            seed: config.seed,
             serial: config.serial,
             model: config.model,
             lint: false,
         }
     }
 }
-
-/// Keys that a namespace may have for itself, as `nsN.key`.
-const NAMESPACE_KEYS: [Key<NamespaceOptions>; 3] = [
-    Key {
-        name: "size",
-        form: "SIZE",
-        help: "bytes of a namespace [1G]",
-        set: |ns, text| {
-            ns.size = parse_size(text)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "lba",
-        form: "SIZE",
-        help: "bytes of a logical block: 512 to 64K, a power of two [512]",
-        set: |ns, text| {
-            ns.lba = parse_size(text)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "backend",
-        form: "ram|null",
-        help: "what stores it: memory, or nothing (keeps no data) [ram]",
-        set: |ns, text| {
-            ns.backend = match text {
-                "ram" => Backend::Ram,
-                "null" => Backend::Null,
-                _ => return Err("give ram or null".to_string()),
-            };
-            Ok(())
-        },
-    },
-];
-
-/// Keys of the controller.
-const CONTROLLER_KEYS: [Key<NvmeOptions>; 13] = [
-    Key {
-        name: "namespaces",
-        form: "N",
-        help: "number of namespaces [1]; nsN.KEY=VALUE for size, lba or backend of one",
-        set: |o, text| number(text, 1, MAX_NAMESPACES).map(|n| o.namespaces = n),
-    },
-    Key {
-        name: "queues",
-        form: "N",
-        help: "I/O queue pairs, 1 to 65535 [65]",
-        set: |o, text| number(text, 1, MAX_IO_QUEUES).map(|n| o.queues = n),
-    },
-    Key {
-        name: "depth",
-        form: "N",
-        help: "the most entries of a queue, 2 to 65536 [65536]",
-        set: |o, text| number(text, 2, 65_536).map(|n| o.depth = n),
-    },
-    Key {
-        name: "vectors",
-        form: "N",
-        help: "MSI-X vectors, 1 to 2048 [queues + 1]",
-        set: |o, text| number(text, 1, MAX_VECTORS).map(|n| o.vectors = Some(n)),
-    },
-    Key {
-        name: "mdts",
-        form: "SIZE",
-        help: "the largest transfer: 8K to 64M, a power of two [512K]",
-        set: |o, text| {
-            o.mdts = parse_size(text)?;
-            Ok(())
-        },
-    },
-    Key {
-        name: "workers",
-        form: "N",
-        help: "threads that serve the controller [1]",
-        set: |o, text| number(text, 1, MAX_SHARDS).map(|n| o.workers = n),
-    },
-    Key {
-        name: "poll",
-        form: "MICROSECONDS",
-        help: "how long an idle worker polls before it sleeps, 0 to 1000000 [20]",
-        set: |o, text| number(text, 0, 1_000_000).map(|n| o.poll_us = n),
-    },
-    Key {
-        name: "cache",
-        form: "none|volatile",
-        help: "whether a volatile write cache is reported [none]",
-        set: |o, text| {
-            o.cache = match text {
-                "none" => CacheMode::None,
-                "volatile" => CacheMode::Volatile,
-                _ => return Err("give none or volatile".to_string()),
-            };
-            Ok(())
-        },
-    },
-    Key {
-        name: "doorbells",
-        form: "HOW",
-        help: "trapped, shadow (offered for up to 511 queues) or ioeventfd (and rung without exits) [ioeventfd]",
-        set: |o, text| {
-            o.doorbells = match text {
-                "trapped" => Doorbells::Trapped,
-                "shadow" => Doorbells::Shadow,
-                "ioeventfd" => Doorbells::Ioeventfd,
-                _ => return Err("give trapped, shadow or ioeventfd".to_string()),
-            };
-            Ok(())
-        },
-    },
-    Key {
-        name: "version",
-        form: "1.4|2.1",
-        help: "the version of the specification that is reported and held [1.4]",
-        set: |o, text| {
-            o.version = match text {
-                "1.4" => Vs::V1_4,
-                "2.1" => Vs::V2_1,
-                _ => return Err("give 1.4 or 2.1".to_string()),
-            };
-            Ok(())
-        },
-    },
-    Key {
-        name: "serial",
-        form: "TEXT",
-        help: "Serial Number, at most 20 characters [FERRITE0001]",
-        set: |o, text| {
-            o.serial = text.to_string();
-            Ok(())
-        },
-    },
-    Key {
-        name: "model",
-        form: "TEXT",
-        help: "Model Number, at most 40 characters",
-        set: |o, text| {
-            o.model = text.to_string();
-            Ok(())
-        },
-    },
-    Key {
-        name: "lint",
-        form: "on|off",
-        help: "report what the driver does wrong, by rule; `ferrite lint-rules` lists them [off]",
-        set: |o, text| {
-            o.lint = match text {
-                "on" => true,
-                "off" => false,
-                _ => return Err("give on or off".to_string()),
-            };
-            Ok(())
-        },
-    },
-];
 
 impl NvmeOptions {
     /// Takes in a list `key=value,...`; later values win.
@@ -396,8 +265,10 @@ impl NvmeOptions {
                 // Beyond 32 bits it breaks the rule of its range, whatever it was.
                 let lba_bytes = u32::try_from(ns.lba).unwrap_or(u32::MAX);
                 Ok(NamespaceConfig {
-                    device: open(ns)?,
-                    lba_bytes,
+                    atomics: ns.atomics,
+                    optimal_write: ns.nows,
+                    optimal_boundary: ns.noiob,
+                    ..NamespaceConfig::new(with_unit(open(ns)?, ns.iu)?, lba_bytes)
                 })
             })
             .collect::<Result<_, _>>()?;
@@ -414,6 +285,9 @@ impl NvmeOptions {
             cache: self.cache,
             shadow_doorbells: self.doorbells != Doorbells::Trapped,
             shards: self.workers,
+            atomics: self.atomics,
+            tear: self.tear,
+            seed: self.seed,
             namespaces,
             lint: self.lint.then(|| LintLog::new() as Arc<dyn Lint>),
             ..ControllerConfig::default()
@@ -463,6 +337,26 @@ impl NvmeOptions {
     }
 }
 
+/// A device with an indirection unit, if there is to be one.
+fn with_unit(
+    device: Arc<dyn BlockDevice>,
+    unit: Option<u64>,
+) -> Result<Arc<dyn BlockDevice>, OptionError> {
+    let Some(unit) = unit else {
+        return Ok(device);
+    };
+    // Beyond 32 bits it breaks the rule of its range, whatever it was.
+    match Media::new(device, u32::try_from(unit).unwrap_or(u32::MAX)) {
+        Ok(media) => Ok(Arc::new(media)),
+        Err(error) => Err(OptionError {
+            list: LIST,
+            key: "iu".to_string(),
+            value: unit.to_string(),
+            reason: error.to_string(),
+        }),
+    }
+}
+
 /// Bytes of memory that could be had (MemAvailable of /proc/meminfo).
 fn available_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -480,87 +374,4 @@ fn names() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn built(text: &str) -> Result<ControllerConfig, OptionError> {
-        let mut options = NvmeOptions::default();
-        options.apply(text)?;
-        options.build()
-    }
-
-    #[test]
-    fn values_arrive_in_the_configuration() {
-        let config = built(
-            "size=8M,lba=4K,namespaces=3,ns2.lba=64K,ns3.backend=null,queues=8,depth=128,\
-             mdts=1M,workers=2,cache=volatile,serial=A1,model=M,lint=on",
-        )
-        .expect("valid");
-        let lbas: Vec<u32> = config.namespaces.iter().map(|ns| ns.lba_bytes).collect();
-        assert_eq!(lbas, [4096, 65536, 4096]);
-        let keeps = |n: &NamespaceConfig| n.device.capabilities().keeps_data;
-        assert_eq!(
-            config.namespaces.iter().map(keeps).collect::<Vec<_>>(),
-            [true, true, false]
-        );
-        assert_eq!(
-            (config.io_queues, config.vectors, config.queue_entries),
-            (8, 9, 128)
-        );
-        assert_eq!((config.mdts_bytes, config.shards), (1 << 20, 2));
-        assert_eq!(config.cache, CacheMode::Volatile);
-        let later = built("version=2.1").expect("valid");
-        assert_eq!((config.version, later.version), (Vs::V1_4, Vs::V2_1));
-        assert!(config.lint.is_some());
-        assert!(built("lint=on,lint=off").expect("valid").lint.is_none());
-        assert_eq!((config.serial.as_str(), config.model.as_str()), ("A1", "M"));
-    }
-
-    #[test]
-    fn each_wrong_value_is_refused_with_key_value_and_reason() {
-        for (text, key, reason) in [
-            ("lba=513", "lba", "power of two"),
-            ("lba=128K", "lba", "65536"),
-            ("lba=x", "lba", "not a size"),
-            ("lba=99999999999", "lba", "power of two"),
-            ("size=0", "size", "at least one"),
-            ("size=4097", "size", "multiple of 512"),
-            ("size=8T8", "size", "not a size"),
-            ("backend=disk", "backend", "ram or null"),
-            ("queues=0", "queues", "1 to 65535"),
-            ("queues=65536", "queues", "1 to 65535"),
-            ("depth=1", "depth", "2 to 65536"),
-            ("vectors=2049", "vectors", "1 to 2048"),
-            ("mdts=3M", "mdts", "power of two"),
-            ("mdts=4K", "mdts", "8192"),
-            ("mdts=32K,lba=64K", "mdts", "65536"),
-            ("workers=0", "workers", "1 to 64"),
-            ("poll=-1", "poll", "0 to 1000000"),
-            ("cache=yes", "cache", "none or volatile"),
-            ("lint=1", "lint", "on or off"),
-            ("version=3", "version", "1.4"),
-            ("version=2.0", "version", "1.4 or 2.1"),
-            ("serial=", "serial", "1 to 20"),
-            ("model=\u{e9}", "model", "ASCII"),
-            ("namespaces=0", "namespaces", "1 to 1024"),
-            ("ns2.lba=4K", "ns2.lba", "namespaces=2"),
-            ("ns0.lba=4K", "ns0.lba", "namespace's number"),
-            ("ns1.lba=3", "lba", "power of two"),
-            ("ns1.colour=red", "ns1.colour", "no such key"),
-            ("colour=red", "colour", "size, lba, backend, namespaces"),
-            ("lba", "lba", "key=value"),
-        ] {
-            let error = built(text).expect_err(text);
-            assert_eq!(error.key, key, "{text}: {error}");
-            assert!(error.to_string().contains(reason), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn help_names_every_key() {
-        let help = NvmeOptions::help();
-        for row in &CONTROLLER_KEYS {
-            assert!(help.contains(row.name), "{}", row.name);
-        }
-    }
-}
+mod tests;

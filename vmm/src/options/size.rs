@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use nvme::Extent;
+
 /// A number of bytes that prints as it would be written: `4K`, `64M`, `512`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Size(pub u64);
@@ -34,6 +36,28 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number
         .checked_mul(1 << shift)
         .ok_or_else(|| format!("`{text}` is more than 64 bits of bytes can count"))
+}
+
+/// Reads a size in bytes, as [`parse_size`] does, or in logical blocks: a number with `b`.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn parse_extent(text: &str) -> Result<Extent, String> {
+    let Some(blocks) = text.strip_suffix('b') else {
+        return match parse_size(text)? {
+            0 => Err(format!(
+                "`{text}` is nothing; the least is a logical block, 1b"
+            )),
+            bytes => Ok(Extent::Bytes(bytes)),
+        };
+    };
+    let digits = blocks.bytes().all(|byte| byte.is_ascii_digit());
+    match blocks.parse() {
+        Ok(blocks @ 1..) if digits => Ok(Extent::Blocks(blocks)),
+        _ => Err(format!(
+            "`{text}` is not a number of logical blocks; write 1b or more"
+        )),
+    }
 }
 
 impl fmt::Display for Size {
@@ -80,6 +104,17 @@ mod tests {
             "99999999999T",
         ] {
             let error = parse_size(text).expect_err(text);
+            assert!(error.contains(&format!("`{text}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn extents_are_bytes_or_blocks() {
+        assert_eq!(parse_extent("16K"), Ok(Extent::Bytes(16384)));
+        assert_eq!(parse_extent("16KB"), Ok(Extent::Bytes(16384)));
+        assert_eq!(parse_extent("8b"), Ok(Extent::Blocks(8)));
+        for text in ["0", "0b", "b", "-1b", "1.5b", "4294967296b", "4Kb", "8 b"] {
+            let error = parse_extent(text).expect_err(text);
             assert!(error.contains(&format!("`{text}`")), "{error}");
         }
     }

@@ -67,6 +67,10 @@ impl QemuNvme {
             poll_us: _,
             doorbells: _,
             cache,
+            atomics,
+            // Nothing there is torn, and nothing by chance.
+            tear: _,
+            seed: _,
             version: asked,
             serial,
             model,
@@ -114,6 +118,14 @@ impl QemuNvme {
         if *lint {
             notes.push("lint: QEMU does not check its driver".to_string());
         }
+        let own = |ns: &NamespaceOptions| ns.atomics != defaults.namespace.atomics;
+        if *atomics != defaults.atomics || each.iter().any(own) {
+            notes.push("awun and the like: QEMU promises single blocks".to_string());
+        }
+        let recommends = |ns: &NamespaceOptions| (ns.iu, ns.nows, ns.noiob) != (None, None, None);
+        if each.iter().any(recommends) {
+            notes.push("iu, nows, noiob: QEMU has no indirection unit".to_string());
+        }
         if *model != defaults.model {
             notes.push("model: QEMU has its own".to_string());
         }
@@ -133,6 +145,11 @@ impl QemuNvme {
                         size,
                         lba,
                         backend: _,
+                        // Said in the notes.
+                        atomics: _,
+                        iu: _,
+                        nows: _,
+                        noiob: _,
                     } = ns;
                     QemuNamespace { nsid, size, lba }
                 })

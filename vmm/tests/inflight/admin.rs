@@ -167,10 +167,7 @@ fn a_version_says_which_fields_are_there() {
         (Vs::V2_1, ERROR_LOG_VERSION, NVM_COMMAND_SET_1_1),
     ] {
         let config = ControllerConfig {
-            namespaces: vec![NamespaceConfig {
-                device: Arc::new(Held::new(1)),
-                lba_bytes: 512,
-            }],
+            namespaces: vec![NamespaceConfig::new(Arc::new(Held::new(1)), 512)],
             version,
             ..ControllerConfig::default()
         };

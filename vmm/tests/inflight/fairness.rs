@@ -111,10 +111,7 @@ fn a_command_that_found_no_room_goes_before_later_ones() {
 fn a_write_is_not_kept_out_by_reads_that_keep_coming() {
     for reader in [1, 2] {
         let device = Arc::new(Ram::new(64 << 20).expect("memory"));
-        let namespaces = vec![NamespaceConfig {
-            device,
-            lba_bytes: 512,
-        }];
+        let namespaces = vec![NamespaceConfig::new(device, 512)];
         let config = ControllerConfig {
             namespaces,
             shards: 2,
@@ -177,10 +174,7 @@ fn nothing_is_posted_without_bus_master_and_nothing_is_lost() {
 fn a_deletion_without_bus_master_posts_nothing_and_loses_nothing() {
     for seed in 1..=20 {
         let device = Held::new(1);
-        let namespaces = vec![NamespaceConfig {
-            device: Arc::new(device.clone()),
-            lba_bytes: 512,
-        }];
+        let namespaces = vec![NamespaceConfig::new(Arc::new(device.clone()), 512)];
         let config = ControllerConfig {
             namespaces,
             shards: 2,
@@ -224,10 +218,7 @@ fn a_deletion_without_bus_master_posts_nothing_and_loses_nothing() {
 fn a_poll_takes_no_more_commands_than_its_budget_pays_for() {
     let device = Arc::new(Null::new(1 << 40));
     let config = ControllerConfig {
-        namespaces: vec![NamespaceConfig {
-            device,
-            lba_bytes: 4096,
-        }],
+        namespaces: vec![NamespaceConfig::new(device, 4096)],
         mdts_bytes: 64 << 20,
         ..ControllerConfig::default()
     };

@@ -10,10 +10,7 @@ use super::*;
 fn interrupts_for_eight(coalescing: InterruptCoalescing, disabled: bool) -> u64 {
     let device = Arc::new(Null::new(1 << 20));
     let config = ControllerConfig {
-        namespaces: vec![NamespaceConfig {
-            device,
-            lba_bytes: 512,
-        }],
+        namespaces: vec![NamespaceConfig::new(device, 512)],
         ..ControllerConfig::default()
     };
     let mut machine = InProcess::new(config, 5).expect("valid");

@@ -25,10 +25,7 @@ use nvme_spec::registers::Csts;
 pub(crate) const ENTRIES: u32 = 512;
 
 pub(crate) fn machine(device: &Held, shards: u16) -> InProcess {
-    let namespace = || NamespaceConfig {
-        device: Arc::new(device.clone()),
-        lba_bytes: 512,
-    };
+    let namespace = || NamespaceConfig::new(Arc::new(device.clone()), 512);
     let config = ControllerConfig {
         namespaces: vec![namespace(), namespace()],
         shards,

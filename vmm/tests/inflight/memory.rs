@@ -117,13 +117,12 @@ fn a_shard_that_may_not_use_memory_sleeps_until_it_may() {
 fn a_reset_without_bus_master_moves_no_more_data() {
     const BYTES: u64 = 512 * 1024;
     for reads in [true, false] {
-        let namespace = NamespaceConfig {
-            device: Arc::new(Ram::new(4 * BYTES).expect("memory")),
-            lba_bytes: 4096,
-        };
+        let namespace = NamespaceConfig::new(Arc::new(Ram::new(4 * BYTES).expect("memory")), 4096);
         let config = ControllerConfig {
             namespaces: vec![namespace],
             mdts_bytes: 512 * 1024,
+            // From its first byte to its last.
+            tear: nvme::Tear::Never,
             ..ControllerConfig::default()
         };
         let mut machine = InProcess::new(config, 3).expect("valid");

@@ -1,5 +1,6 @@
 //! Commands on the same blocks from two shards.
 
+use nvme::{AtomicUnits, Extent};
 use storage::ram::Ram;
 
 use super::*;
@@ -8,19 +9,21 @@ use super::*;
 const BYTES: u64 = 512 * 1024;
 const BLOCKS_Z: u16 = 1023;
 
-/// A command holds its whole range from its start to its end (Base 2.1, NVM 2.1.4: blocks at
-/// least are read and written whole).
+/// A command holds its whole range from its start to its end: what the unit allows is written as
+/// a whole (NVM 2.1.4.1).
 #[test]
 fn a_long_read_sees_all_of_a_long_write_or_nothing() {
     for seed in 1..=16 {
         let device = Arc::new(Ram::new(1 << 20).expect("memory"));
-        let namespaces = vec![NamespaceConfig {
-            device,
-            lba_bytes: 512,
-        }];
+        let namespaces = vec![NamespaceConfig::new(device, 512)];
         let config = ControllerConfig {
             namespaces,
             shards: 2,
+            // A write of any size is atomic: it is what this test is about.
+            atomics: AtomicUnits {
+                normal: Some(Extent::Blocks(65_536)),
+                power_fail: None,
+            },
             ..ControllerConfig::default()
         };
         let mut machine = InProcess::new(config, seed).expect("valid");

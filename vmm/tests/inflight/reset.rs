@@ -271,10 +271,7 @@ fn a_shutdown_completes_the_deletion_it_came_upon() {
     for shards in 1..=2 {
         for seed in 0..20 {
             let device = Held::new(8);
-            let namespace = NamespaceConfig {
-                device: Arc::new(device.clone()),
-                lba_bytes: 512,
-            };
+            let namespace = NamespaceConfig::new(Arc::new(device.clone()), 512);
             let namespaces = vec![namespace];
             let config = ControllerConfig {
                 namespaces,

@@ -46,10 +46,7 @@ impl Reports {
 
 /// A controller that is checked, with two namespaces.
 pub(crate) fn config(reports: &Reports) -> ControllerConfig {
-    let namespace = || NamespaceConfig {
-        device: Arc::new(Ram::new(256 << 20).expect("memory")),
-        lba_bytes: 512,
-    };
+    let namespace = || NamespaceConfig::new(Arc::new(Ram::new(256 << 20).expect("memory")), 512);
     ControllerConfig {
         namespaces: vec![namespace(), namespace()],
         lint: Some(Arc::new(reports.clone())),

@@ -6,7 +6,8 @@ use nvme_spec::registers::Vs;
 use storage::BlockDevice;
 use thiserror::Error;
 
-use crate::signals::Lint;
+pub use crate::atomicity::{AtomicUnits, Extent, NamespaceAtomics, Tear};
+use crate::{atomicity, granularity, signals::Lint};
 
 /// The smallest and largest logical block, in bytes.
 pub const LBA_BYTES: std::ops::RangeInclusive<u32> = 512..=64 * 1024;
@@ -58,6 +59,12 @@ pub struct ControllerConfig {
     pub shadow_doorbells: bool,
     /// Threads that will poll, each its own shard.
     pub shards: u16,
+    /// The atomic units promised for every namespace.
+    pub atomics: AtomicUnits,
+    /// Which writes are torn.
+    pub tear: Tear,
+    /// What the controller does by chance (where it tears a write) follows from this.
+    pub seed: u64,
     /// The namespaces, NSID 1 first.
     pub namespaces: Vec<NamespaceConfig>,
     /// Check the host, and report here what it does wrong ([`lint`](crate::lint)).
@@ -81,6 +88,41 @@ pub struct NamespaceConfig {
     pub device: Arc<dyn BlockDevice>,
     /// Bytes of a logical block: a power of two of 512 to 65,536.
     pub lba_bytes: u32,
+    /// What it promises beyond the controller's atomic units.
+    pub atomics: NamespaceAtomics,
+    /// NOWS, Namespace Optimal Write Size; by default the device's write unit, if it has one.
+    pub optimal_write: Option<Extent>,
+    /// NOIOB, Namespace Optimal I/O Boundary: 1 to 65,535 blocks; none by default.
+    pub optimal_boundary: Option<Extent>,
+}
+
+impl NamespaceConfig {
+    /// A namespace of a device in blocks of `lba_bytes`, with no promise of its own.
+    #[must_use]
+    pub fn new(device: Arc<dyn BlockDevice>, lba_bytes: u32) -> Self {
+        Self {
+            device,
+            lba_bytes,
+            atomics: NamespaceAtomics::default(),
+            optimal_write: None,
+            optimal_boundary: None,
+        }
+    }
+
+    /// Bytes of a logical block in each format that it can have.
+    pub(crate) fn formats(&self) -> impl Iterator<Item = u32> {
+        std::iter::once(self.lba_bytes)
+    }
+}
+
+impl fmt::Debug for NamespaceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NamespaceConfig")
+            .field("bytes", &self.device.geometry().bytes)
+            .field("lba_bytes", &self.lba_bytes)
+            .field("atomics", &self.atomics)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for ControllerConfig {
@@ -99,6 +141,9 @@ impl Default for ControllerConfig {
             cache: CacheMode::None,
             shadow_doorbells: true,
             shards: 1,
+            atomics: AtomicUnits::default(),
+            tear: Tear::default(),
+            seed: 0,
             namespaces: Vec::new(),
             lint: None,
         }
@@ -126,7 +171,10 @@ impl fmt::Debug for ControllerConfig {
             .field("cache", &self.cache)
             .field("shadow_doorbells", &self.shadow_doorbells)
             .field("shards", &self.shards)
-            .field("namespaces", &self.namespaces.len())
+            .field("atomics", &self.atomics)
+            .field("tear", &self.tear)
+            .field("seed", &self.seed)
+            .field("namespaces", &self.namespaces)
             .field("lint", &self.lint.is_some())
             .finish_non_exhaustive()
     }
@@ -147,7 +195,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(
+    pub(crate) fn new(
         key: &'static str,
         value: impl fmt::Display,
         rule: &'static str,
@@ -251,7 +299,14 @@ impl ControllerConfig {
                 ));
             }
         }
-        Ok(())
+        granularity::validate(self)?;
+        atomicity::validate(self)
+    }
+
+    /// What is allowed and yet may surprise: sentences for the user.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        atomicity::notes(self)
     }
 }
 
@@ -309,10 +364,7 @@ mod tests {
     fn good() -> ControllerConfig {
         let device = Arc::new(Null::new(1 << 20));
         ControllerConfig {
-            namespaces: vec![NamespaceConfig {
-                device,
-                lba_bytes: 4096,
-            }],
+            namespaces: vec![NamespaceConfig::new(device, 4096)],
             ..ControllerConfig::default()
         }
     }

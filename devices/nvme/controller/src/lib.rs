@@ -23,18 +23,19 @@
 //!
 //! What a host does wrong is reported by rule when the configuration asks for it ([`lint`]).
 //!
-//! Left out so far: SGLs, metadata, weighted round robin, atomic units above a
-//! block; docs/conformance.md has the list.
+//! Left out so far: SGLs, metadata, weighted round robin; docs/conformance.md has the list.
 
 #![forbid(unsafe_code)]
 
 mod admin;
+mod atomicity;
 mod command;
 pub mod config;
 mod controller;
 mod doorbell;
 mod effects;
 mod error_log;
+mod granularity;
 mod ids;
 mod interrupts;
 mod io;
@@ -58,7 +59,10 @@ mod sync;
 mod table;
 mod work;
 
-pub use config::{CacheMode, ConfigError, ControllerConfig, NamespaceConfig};
+pub use config::{
+    AtomicUnits, CacheMode, ConfigError, ControllerConfig, Extent, NamespaceAtomics,
+    NamespaceConfig, Tear,
+};
 pub use controller::{Controller, SetupError};
 pub use shard::Shard;
 pub use signals::{DoorbellWakes, Interrupt, Lint, Wake};

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -90,6 +90,8 @@ pub(crate) enum Answer {
 /// A shard's mailbox and its sleep.
 pub(crate) struct Mailbox {
     waiting: AtomicUsize,
+    /// A range that a command of the shard waits for may be free.
+    nudged: AtomicBool,
     messages: Mutex<VecDeque<Message>>,
     park: Park,
     waker: Mutex<Option<Arc<dyn Wake>>>,
@@ -99,6 +101,7 @@ impl Mailbox {
     pub(crate) fn new() -> Self {
         Self {
             waiting: AtomicUsize::new(0),
+            nudged: AtomicBool::new(false),
             messages: Mutex::new(VecDeque::with_capacity(16)),
             park: Park::new(),
             waker: Mutex::new(None),
@@ -127,6 +130,24 @@ impl Mailbox {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.load(Ordering::Acquire) == 0
+    }
+
+    /// Has the shard try again what waits for a range.
+    fn nudge(&self) {
+        self.nudged.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    /// Whether the shard is to try again what waits for a range.
+    pub(crate) fn is_nudged(&self) -> bool {
+        self.nudged.load(Ordering::Acquire)
+    }
+
+    /// The shard tries again now.
+    pub(crate) fn clear_nudge(&self) {
+        if self.is_nudged() {
+            self.nudged.swap(false, Ordering::AcqRel);
+        }
     }
 
     /// Wakes the shard if it is parked. Whatever the shard is to see was stored before.
@@ -163,6 +184,12 @@ impl Mailboxes {
     pub(crate) fn post(&self, shard: ShardId, message: Message) {
         if let Some(mailbox) = self.get(shard) {
             mailbox.post(message);
+        }
+    }
+
+    pub(crate) fn nudge(&self, shard: ShardId) {
+        if let Some(mailbox) = self.get(shard) {
+            mailbox.nudge();
         }
     }
 

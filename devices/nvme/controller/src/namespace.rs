@@ -6,13 +6,16 @@ use nvme_spec::{
     Status,
     identify::{
         DLFEAT_READS_ZEROES, DLFEAT_WRITE_ZEROES_DEALLOCATES, IdentifyNamespace, LbaFormat,
+        NamespaceFeatures,
     },
 };
 use storage::BlockDevice;
 use zerocopy::FromZeros;
 
 use crate::{
+    atomicity::{Atomics, field},
     config::{ControllerConfig, NamespaceConfig},
+    granularity::Granularity,
     range_table::RangeTable,
 };
 
@@ -20,12 +23,15 @@ use crate::{
 pub(crate) struct Namespace {
     pub(crate) nsid: u32,
     pub(crate) device: Arc<dyn BlockDevice>,
-    /// Ranges in use; `None` where one shard serves the namespace or there is no data.
+    /// Ranges in use; `None` where there is no data.
     pub(crate) ranges: Option<RangeTable>,
     /// log2 of a logical block's bytes.
     lba_shift: u32,
     /// Logical blocks.
     blocks: u64,
+    granularity: Granularity,
+    /// The atomic units in blocks of the current format.
+    pub(crate) atomics: Atomics,
     eui64: [u8; 8],
     nguid: [u8; 16],
 }
@@ -43,8 +49,13 @@ impl Namespace {
         Self {
             nsid,
             device: namespace.device.clone(),
-            ranges: (config.shards > 1 && namespace.device.capabilities().keeps_data)
-                .then(RangeTable::new),
+            ranges: namespace
+                .device
+                .capabilities()
+                .keeps_data
+                .then(|| RangeTable::new(config.shards)),
+            granularity: Granularity::new(namespace, namespace.lba_bytes),
+            atomics: Atomics::new(config, namespace, namespace.lba_bytes),
             lba_shift,
             blocks: namespace.device.geometry().bytes >> lba_shift,
             eui64: low.to_be_bytes(),
@@ -77,6 +88,8 @@ impl Namespace {
         if self.device.capabilities().discard_zeroes {
             data.dlfeat = DLFEAT_READS_ZEROES | DLFEAT_WRITE_ZEROES_DEALLOCATES;
         }
+        self.identify_atomics(&mut data);
+        self.granularity.identify(&mut data);
         data.nvmcap = [self.blocks << self.lba_shift, 0];
         data.eui64 = self.eui64;
         data.nguid = self.nguid;
@@ -85,6 +98,35 @@ impl Namespace {
             *format = LbaFormat::new().with_lbads(lbads);
         }
         data
+    }
+
+    /// The atomic write fields: zero where the controller's own say it all (NVM 4.1.5.1).
+    fn identify_atomics(&self, data: &mut IdentifyNamespace) {
+        let Atomics {
+            normal,
+            power_fail,
+            own,
+        } = self.atomics;
+        if !own {
+            return;
+        }
+        let mut features = NamespaceFeatures::NSABP;
+        features.set(
+            NamespaceFeatures::MAM,
+            normal.multiple || power_fail.multiple,
+        );
+        data.nsfeat |= features.bits();
+        data.nawun_z = field(normal.blocks);
+        data.nawupf_z = field(power_fail.blocks);
+        data.nabsn_z = field(normal.boundary);
+        data.nabspf_z = field(power_fail.boundary);
+        let offset = normal.offset.max(power_fail.offset);
+        data.nabo = u16::try_from(offset).unwrap_or(u16::MAX);
+    }
+
+    /// log2 of a logical block's bytes.
+    pub(crate) const fn lba_shift(&self) -> u32 {
+        self.lba_shift
     }
 
     /// EUI64, big-endian.
@@ -140,10 +182,7 @@ mod tests {
 
     #[test]
     fn the_last_block_is_in_and_what_is_beyond_or_wraps_is_not() {
-        let namespace = NamespaceConfig {
-            device: Arc::new(Null::new(8 * 4096)),
-            lba_bytes: 4096,
-        };
+        let namespace = NamespaceConfig::new(Arc::new(Null::new(8 * 4096)), 4096);
         let namespace = Namespace::new(1, &ControllerConfig::default(), &namespace);
         assert_eq!(namespace.range(7, 1), Ok((7 * 4096, 4096)));
         assert_eq!(namespace.range(0, 8), Ok((0, 8 * 4096)));

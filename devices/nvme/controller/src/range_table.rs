@@ -1,29 +1,35 @@
 //! Which ranges of a namespace are being read and written, by all shards.
 //!
-//! A command holds its whole block range from its start to its end: reads share it, writes have it
-//! alone. So no command sees a part of another's write, whichever shards they are on; the
-//! specification asks this of single blocks at least (AWUN 0; NVM 2.1.4).
+//! A command holds the blocks it works on from its start to its end: reads share them, writes have
+//! them alone. So no command sees a part of another's atomic write, whichever shards they are on;
+//! a write that is not atomic takes its range piece by piece instead (NVM 2.1.4).
 //!
 //! The table is striped: a stripe of 64 KiB is one word, and stripes far apart share words, so
 //! conflicts can be false but none is missed. Taking a stripe is one atomic operation and giving
-//! it back another. Nobody waits: a command that finds its range taken is tried again by its
-//! shard's next poll. With one shard nothing is taken: each step of its backends ends within one
-//! poll and at a block's end.
+//! it back another; plain loads and stores where one shard serves the namespace.
 //!
-//! A write that finds reads marks the stripe, and reads that come later let it go first. A mark
-//! says only that some write waits: a write that starts takes it away, and one that goes on waiting
-//! marks again when it is tried again.
+//! Nobody waits in here. A command that finds its range in use gets a [`Ticket`] and is tried
+//! again when its shard is told that a range was given back. Tickets are served in their order: a
+//! command does not overtake an earlier one that wants the same stripe, so neither readers without
+//! end nor small writes starve anyone. The list of tickets has a lock; it is taken only while
+//! somebody waits.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+};
+
+use crate::{ids::ShardId, sync::lock};
 
 /// log2 of a stripe's bytes.
 const STRIPE_SHIFT: u32 = 16;
 /// Words; a power of two.
 const WORDS: usize = 4096;
-/// A word's value when a write has it; otherwise it counts reads.
+/// A word's value when a write has it; otherwise it counts reads, which are far fewer.
 const WRITING: u32 = u32::MAX;
-/// The bit of a word that says that a write waits.
-const WRITE_WAITS: u32 = 1 << 31;
 
 /// How a range is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,143 +38,216 @@ pub(crate) enum Access {
     Write,
 }
 
+/// A range in bytes, and how it is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Use {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+    pub(crate) access: Access,
+}
+
+/// A place among those that wait. Its holder comes back with it, or gives it up by
+/// [`RangeTable::forget`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ticket(u64);
+
+/// Shards that have something to try again, a bit each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[must_use = "the shards are told by the caller"]
+pub(crate) struct Waiters(u64);
+
 /// A namespace's table.
 #[derive(Debug)]
 pub(crate) struct RangeTable {
     words: Box<[AtomicU32]>,
+    /// Several shards serve the namespace.
+    shared: bool,
+    /// How many wait; stored under the queue's lock.
+    waiting: AtomicUsize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    last: u64,
+    waiters: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: Ticket,
+    shard: ShardId,
+    what: Use,
+}
+
+impl Waiters {
+    /// The shards, in order.
+    pub(crate) fn shards(self) -> impl Iterator<Item = ShardId> {
+        // At most 64 shards.
+        (0..64).filter(move |shard| self.0 & 1 << shard != 0)
+    }
+}
+
+impl Use {
+    /// The first stripe and how many there are.
+    fn stripes(self) -> (u64, u64) {
+        let first = self.offset >> STRIPE_SHIFT;
+        let last = self.offset.saturating_add(self.len.saturating_sub(1)) >> STRIPE_SHIFT;
+        (first, last - first + 1)
+    }
+
+    /// Whether both cannot have their words at once.
+    fn conflicts(self, other: Self) -> bool {
+        if self.access == Access::Read && other.access == Access::Read {
+            return false;
+        }
+        let words = WORDS as u64;
+        let ((first, count), (other_first, other_count)) = (self.stripes(), other.stripes());
+        // How far the other begins behind this one, around the table.
+        let behind = other_first.wrapping_sub(first) % words;
+        behind < count || words - behind < other_count
+    }
 }
 
 impl RangeTable {
-    pub(crate) fn new() -> Self {
+    /// A table with nothing taken; `shards` serve the namespace.
+    pub(crate) fn new(shards: ShardId) -> Self {
         Self {
             words: (0..WORDS).map(|_| AtomicU32::new(0)).collect(),
+            shared: shards > 1,
+            waiting: AtomicUsize::new(0),
+            queue: Mutex::default(),
         }
     }
 
-    /// Takes `len` bytes from `offset`, or nothing if a stripe of them is in use otherwise.
-    pub(crate) fn try_take(&self, offset: u64, len: u64, access: Access) -> bool {
-        for (taken, word) in self.stripes(offset, len).enumerate() {
-            if !take(word, access) {
-                self.stripes(offset, len)
+    /// Takes the whole of `what`, or nothing.
+    ///
+    /// # Errors
+    /// A ticket when it is in use or an earlier ticket wants it: to be tried again with the ticket
+    /// once `shard` was told.
+    pub(crate) fn take(
+        &self,
+        what: Use,
+        shard: ShardId,
+        ticket: Option<Ticket>,
+    ) -> Result<(), Ticket> {
+        if ticket.is_none() && self.waiting.load(Ordering::SeqCst) == 0 && self.take_words(what) {
+            return Ok(());
+        }
+        let mut queue = lock(&self.queue);
+        let ticket = ticket.unwrap_or_else(|| {
+            queue.last += 1;
+            let ticket = Ticket(queue.last);
+            queue.waiters.push_back(Waiter {
+                ticket,
+                shard,
+                what,
+            });
+            // Seen by whoever gives a word back after it was found taken below.
+            self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+            ticket
+        });
+        let earlier = queue.waiters.iter().take_while(|w| w.ticket != ticket);
+        if earlier.into_iter().any(|w| w.what.conflicts(what)) || !self.take_words(what) {
+            return Err(ticket);
+        }
+        self.leave(&mut queue, ticket);
+        Ok(())
+    }
+
+    /// Gives back what [`take`](Self::take) took.
+    pub(crate) fn give(&self, what: Use) -> Waiters {
+        self.words_of(what)
+            .for_each(|word| self.give_word(word, what.access));
+        self.waiters_behind(what)
+    }
+
+    /// Gives a ticket up: its command will not be tried again.
+    pub(crate) fn forget(&self, ticket: Ticket) -> Waiters {
+        let mut queue = lock(&self.queue);
+        let left = self.leave(&mut queue, ticket);
+        drop(queue);
+        left.map_or(Waiters::default(), |what| self.waiters_behind(what))
+    }
+
+    /// The shards whose commands may get further now that `what` is free.
+    fn waiters_behind(&self, what: Use) -> Waiters {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return Waiters::default();
+        }
+        let freed = Use {
+            access: Access::Write,
+            ..what
+        };
+        let queue = lock(&self.queue);
+        let behind = queue.waiters.iter().filter(|w| w.what.conflicts(freed));
+        Waiters(behind.fold(0, |bits, waiter| bits | 1 << (waiter.shard % 64)))
+    }
+
+    fn leave(&self, queue: &mut Queue, ticket: Ticket) -> Option<Use> {
+        let at = queue.waiters.iter().position(|w| w.ticket == ticket)?;
+        let waiter = queue.waiters.remove(at)?;
+        self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+        Some(waiter.what)
+    }
+
+    fn take_words(&self, what: Use) -> bool {
+        for (taken, word) in self.words_of(what).enumerate() {
+            if !self.take_word(word, what.access) {
+                self.words_of(what)
                     .take(taken)
-                    .for_each(|word| give(word, access));
+                    .for_each(|word| self.give_word(word, what.access));
                 return false;
             }
         }
         true
     }
 
-    /// Gives back what [`try_take`](Self::try_take) took.
-    pub(crate) fn give(&self, offset: u64, len: u64, access: Access) {
-        self.stripes(offset, len)
-            .for_each(|word| give(word, access));
+    fn take_word(&self, word: &AtomicU32, access: Access) -> bool {
+        let next = |value: u32| match (access, value) {
+            (Access::Write, 0) => Some(WRITING),
+            (Access::Write, _) | (Access::Read, WRITING) => None,
+            (Access::Read, reads) => Some(reads + 1),
+        };
+        if self.shared {
+            return word
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next)
+                .is_ok();
+        }
+        let next = next(word.load(Ordering::Relaxed));
+        if let Some(value) = next {
+            word.store(value, Ordering::Relaxed);
+        }
+        next.is_some()
     }
 
-    /// A write that was refused will not be tried again: later reads need not wait for it.
-    pub(crate) fn forget_wait(&self, offset: u64, len: u64) {
-        for word in self.stripes(offset, len) {
-            let unmark = |value| (value != WRITING).then_some(value & !WRITE_WAITS);
-            // Nothing to do where a write has it now.
-            let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unmark);
+    fn give_word(&self, word: &AtomicU32, access: Access) {
+        match (access, self.shared) {
+            (Access::Write, false) => word.store(0, Ordering::Relaxed),
+            (Access::Read, false) => {
+                let reads = word.load(Ordering::Relaxed);
+                word.store(reads.saturating_sub(1), Ordering::Relaxed);
+            }
+            (Access::Write, true) => {
+                word.swap(0, Ordering::SeqCst);
+            }
+            (Access::Read, true) => {
+                word.fetch_sub(1, Ordering::SeqCst);
+            }
         }
     }
 
     /// The words of a range, each once.
-    fn stripes(&self, offset: u64, len: u64) -> impl Iterator<Item = &AtomicU32> {
+    fn words_of(&self, what: Use) -> impl Iterator<Item = &AtomicU32> {
         let words = self.words.len() as u64;
-        let first = offset >> STRIPE_SHIFT;
-        let last = offset.saturating_add(len.saturating_sub(1)) >> STRIPE_SHIFT;
-        let count = (last - first + 1).min(words);
-        (0..count).filter_map(move |step| {
+        let (first, count) = what.stripes();
+        (0..count.min(words)).filter_map(move |step| {
             self.words
                 .get(usize::try_from(first.wrapping_add(step) % words).ok()?)
         })
     }
 }
 
-fn take(word: &AtomicU32, access: Access) -> bool {
-    let next = |value: u32| match (access, value) {
-        (_, WRITING) => None,
-        (Access::Write, 0 | WRITE_WAITS) => Some(WRITING),
-        (Access::Write, reads) => (reads & WRITE_WAITS == 0).then_some(reads | WRITE_WAITS),
-        // Commands in flight are far fewer than a word can count.
-        (Access::Read, reads) => (reads & WRITE_WAITS == 0).then_some(reads + 1),
-    };
-    let before = word.fetch_update(Ordering::Acquire, Ordering::Relaxed, next);
-    // A write that found reads has only marked the word.
-    before.is_ok_and(|before| access == Access::Read || before & !WRITE_WAITS == 0)
-}
-
-fn give(word: &AtomicU32, access: Access) {
-    match access {
-        Access::Write => word.store(0, Ordering::Release),
-        Access::Read => {
-            word.fetch_sub(1, Ordering::Release);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KIB: u64 = 1024;
-
-    #[test]
-    fn reads_share_and_writes_do_not() {
-        let table = RangeTable::new();
-        assert!(table.try_take(0, 4 * KIB, Access::Read));
-        assert!(table.try_take(0, 4 * KIB, Access::Read));
-        assert!(!table.try_take(0, 4 * KIB, Access::Write));
-        table.give(0, 4 * KIB, Access::Read);
-        assert!(!table.try_take(0, 4 * KIB, Access::Write));
-        table.give(0, 4 * KIB, Access::Read);
-        assert!(table.try_take(0, 4 * KIB, Access::Write));
-        assert!(!table.try_take(4095, 1, Access::Read));
-        table.give(0, 4 * KIB, Access::Write);
-        assert!(table.try_take(0, 4 * KIB, Access::Read));
-    }
-
-    #[test]
-    fn a_waiting_write_goes_before_later_reads() {
-        let table = RangeTable::new();
-        assert!(table.try_take(0, KIB, Access::Read));
-        assert!(!table.try_take(0, KIB, Access::Write));
-        assert!(!table.try_take(0, KIB, Access::Read), "overtook the write");
-        table.give(0, KIB, Access::Read);
-        assert!(table.try_take(0, KIB, Access::Write));
-        table.give(0, KIB, Access::Write);
-        assert!(
-            table.try_take(0, KIB, Access::Read),
-            "the mark outlived the write"
-        );
-    }
-
-    #[test]
-    fn a_write_that_gives_up_lets_reads_go_on() {
-        let table = RangeTable::new();
-        assert!(table.try_take(0, KIB, Access::Read));
-        assert!(!table.try_take(0, 200 * KIB, Access::Write));
-        table.forget_wait(0, 200 * KIB);
-        assert!(table.try_take(0, 200 * KIB, Access::Read));
-    }
-
-    #[test]
-    fn a_refused_range_leaves_nothing_taken() {
-        let table = RangeTable::new();
-        assert!(table.try_take(128 * KIB, KIB, Access::Write));
-        assert!(!table.try_take(0, 256 * KIB, Access::Write));
-        assert!(table.try_take(0, 128 * KIB, Access::Write));
-        assert!(table.try_take(192 * KIB, 64 * KIB, Access::Write));
-    }
-
-    #[test]
-    fn a_range_longer_than_the_table_is_taken_once() {
-        let table = RangeTable::new();
-        let whole = (WORDS as u64) << STRIPE_SHIFT;
-        assert!(table.try_take(5, 3 * whole, Access::Write));
-        assert!(!table.try_take(0, 1, Access::Read));
-        table.give(5, 3 * whole, Access::Write);
-        assert!(table.try_take(0, whole, Access::Read));
-    }
-}
+#[path = "range_table_tests.rs"]
+mod tests;

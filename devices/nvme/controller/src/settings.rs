@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) coalescing_count: AtomicU32,
     /// How long an interrupt may wait for more completions, in nanoseconds; 0: not at all.
     pub(crate) coalescing_ns: AtomicU64,
+    /// Only what holds when the power fails holds between commands (Write Atomicity Normal, DN).
+    pub(crate) disable_normal: AtomicBool,
     /// Vectors that do not coalesce.
     pub(crate) coalescing_disabled: Box<[AtomicBool]>,
 }
@@ -33,6 +35,7 @@ impl Settings {
             arbitration_burst: AtomicU32::new(0),
             coalescing_count: AtomicU32::new(0),
             coalescing_ns: AtomicU64::new(0),
+            disable_normal: AtomicBool::new(false),
             coalescing_disabled: (0..vectors).map(|_| AtomicBool::new(false)).collect(),
         };
         settings.reset();
@@ -44,6 +47,7 @@ impl Settings {
     pub(crate) fn reset(&self) {
         self.set_arbitration(Arbitration::new().with_ab(ARBITRATION_NO_LIMIT));
         self.set_coalescing(InterruptCoalescing::new());
+        self.disable_normal.store(false, Ordering::Relaxed);
         for disabled in &self.coalescing_disabled {
             disabled.store(false, Ordering::Relaxed);
         }

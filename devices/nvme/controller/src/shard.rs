@@ -15,6 +15,7 @@ use crate::{
     ids::{AdminTicket, Epoch, ShardId},
     interrupts::Interrupts,
     io::{self, Finished, IN_FLIGHT, IoEngine, Started},
+    mailbox::Mailbox,
     queue::QueueFault,
     rings::Rings,
     shadow::ShadowBuffers,
@@ -76,7 +77,7 @@ impl Shard {
             quiescing: None,
             turning: None,
             rings: Rings::default(),
-            io: IoEngine::new(&shared)?,
+            io: IoEngine::new(&shared, id)?,
             admin: (id == 0).then(|| Box::new(Admin::new(&shared.config))),
             interrupts: Interrupts::new(shared.config.vectors),
             batch: Box::new([Sqe::default(); BATCH]),
@@ -225,6 +226,14 @@ impl Lane {
         if self.moving(shared) && (self.io.runnable() || !self.unposted.is_empty()) {
             return true;
         }
+        if self.moving(shared)
+            && shared
+                .mailboxes
+                .get(self.id)
+                .is_some_and(Mailbox::is_nudged)
+        {
+            return true;
+        }
         self.serving(shared)
             && (self.rings.fetchable(self.io.room() > 0)
                 || self.admin.as_ref().is_some_and(|admin| {
@@ -365,6 +374,10 @@ impl Lane {
     fn retry(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
         if !work.dma {
             return Ok(());
+        }
+        if let Some(mailbox) = work.shared.mailboxes.get(self.id) {
+            // Before the tries: what is given back after them nudges again.
+            mailbox.clear_nudge();
         }
         let mut finished = std::mem::take(&mut self.finished);
         self.io.retry(work, &mut finished);

@@ -164,6 +164,7 @@ pub(crate) enum LogKind {
     CommandsEffects,
     FeaturesEffects,
     MiCommandsEffects,
+    OcpSmart,
 }
 
 /// The log pages.
@@ -197,6 +198,8 @@ pub(crate) const LOGS: &[Row<LogId, LogKind>] = &[
         LogKind::MiCommandsEffects,
         LPA_MISCELLANEOUS as u16,
     ),
+    // Vendor specific: its GUID says what it is.
+    optional(LogId::OCP_SMART, LogKind::OcpSmart, 0),
 ];
 
 /// An Identify structure.

@@ -254,3 +254,31 @@ pub struct FirmwareSlotLog {
     reserved1: [u8; 448],
 }
 assert_size!(FirmwareSlotLog, 512);
+
+/// SMART / Health Information Extended log, C0h, 512 bytes (OCP Datacenter NVMe SSD 4.8.5).
+///
+/// The log's GUID tells it from other vendors' C0h pages.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct OcpSmartLog {
+    /// Physical Media Units Written, in bytes.
+    pub physical_media_units_written: u128,
+    /// Physical Media Units Read, in bytes.
+    pub physical_media_units_read: u128,
+    reserved32: [u8; 104],
+    /// Unaligned I/O: writes that do not cover whole indirection units.
+    pub unaligned_io: u64,
+    reserved144: [u8; 350],
+    /// Log Page Version.
+    pub log_page_version: u16,
+    /// Log Page GUID, least significant byte first.
+    pub log_page_guid: u128,
+}
+assert_size!(OcpSmartLog, 512);
+
+impl OcpSmartLog {
+    /// What [`log_page_guid`](Self::log_page_guid) is.
+    pub const GUID: u128 = 0xAFD5_14C9_7C6F_4F9C_A4F2_BFEA_2810_AFC5;
+    /// The version of the page that this is.
+    pub const VERSION: u16 = 2;
+}

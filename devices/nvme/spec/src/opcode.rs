@@ -181,5 +181,7 @@ open_enum! {
         FEATURES_SUPPORTED = 0x12,
         /// NVMe-MI Commands Supported and Effects.
         MI_COMMANDS_SUPPORTED = 0x13,
+        /// SMART / Health Information Extended (OCP Datacenter NVMe SSD 4.8.5).
+        OCP_SMART = 0xC0,
     }
 }

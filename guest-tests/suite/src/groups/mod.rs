@@ -2,6 +2,7 @@
 
 use crate::{Env, Test};
 
+mod atomicity;
 mod coalescing;
 mod command_sets;
 mod compare;
@@ -11,6 +12,7 @@ mod events;
 mod feature_data;
 mod features;
 mod flow;
+mod granularity;
 mod hostile;
 mod hostile_memory;
 mod hostile_setup;
@@ -48,6 +50,8 @@ pub static GROUPS: &[&[Test]] = &[
     features::TESTS,
     feature_data::TESTS,
     write_atomicity::TESTS,
+    atomicity::TESTS,
+    granularity::TESTS,
     logs::TESTS,
     log_support::TESTS,
     events::TESTS,

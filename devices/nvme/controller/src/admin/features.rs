@@ -1,5 +1,7 @@
 //! Get and Set Features (Base 5.1.11, 5.1.25).
 
+use std::sync::atomic::Ordering;
+
 use nvme_spec::{
     FeatureId, LogId, NSID_BROADCAST, Sqe, Status,
     event::{EventType, SMART_TEMPERATURE},
@@ -255,6 +257,8 @@ impl Admin {
             FeatureKind::WriteAtomicityNormal => {
                 let dn = WriteAtomicityNormal::from(sqe.cdw11).dn();
                 self.features.write_atomicity = WriteAtomicityNormal::new().with_dn(dn);
+                let disabled = &cx.shared.settings.disable_normal;
+                disabled.store(dn, Ordering::Relaxed);
             }
             FeatureKind::AsyncEventConfig => {
                 let asked = AsyncEventConfig::from(sqe.cdw11);

@@ -23,6 +23,7 @@ use super::{
     keep_alive,
 };
 use crate::{
+    atomicity::{ControllerAtomics, field},
     config::{CacheMode, ControllerConfig, MIN_PAGE_BYTES},
     error_log,
     namespace::{self, Namespace},
@@ -194,6 +195,9 @@ fn controller(shared: &Shared) -> IdentifyController {
         .with_maximum(CQE_LOG2);
     data.nn = u32::try_from(shared.namespaces.len()).unwrap_or(u32::MAX);
     data.oncs = table::oncs();
+    let atomics = ControllerAtomics::new(config);
+    data.awun_z = field(atomics.normal);
+    data.awupf_z = field(atomics.power_fail);
     data.vwc = VolatileWriteCacheAttributes::new()
         .with_present(config.cache == CacheMode::Volatile)
         .with_flush_behavior(FLUSH_BROADCAST_SUPPORTED);

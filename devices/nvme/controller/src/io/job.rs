@@ -3,11 +3,21 @@
 use nvme_spec::queue::DsmRange;
 use storage::{Op, Request};
 
-use crate::work::Work;
+use super::pieces::Pieces;
+use crate::{
+    range_table::{Ticket, Use},
+    work::Work,
+};
 
-/// What is left of a command behind the request it has now.
+/// What a command holds, and what is left of it behind the request it has now.
 #[derive(Debug)]
 pub(super) struct Job {
+    /// What its request has of its namespace's range table.
+    pub(super) held: Option<Use>,
+    /// Its place among those that wait for a range.
+    pub(super) ticket: Option<Ticket>,
+    /// The pieces of a write that is torn.
+    pub(super) pieces: Option<Pieces>,
     /// The namespace, as an index, whose backend has or will have the request.
     pub(super) namespace: usize,
     /// The command is a Flush that goes on to every namespace.
@@ -23,6 +33,9 @@ impl Job {
     pub(super) fn new(mut ranges: Vec<DsmRange>) -> Self {
         ranges.clear();
         Self {
+            held: None,
+            ticket: None,
+            pieces: None,
             namespace: 0,
             every_namespace: false,
             ranges,
@@ -42,6 +55,9 @@ impl Job {
 
     /// Makes `request` the command's next one, if there is another.
     pub(super) fn next(&mut self, work: &Work<'_>, request: &mut Request) -> bool {
+        if self.pieces.is_some() {
+            return self.next_piece(request);
+        }
         if self.every_namespace {
             self.namespace += 1;
             return self.namespace < work.shared.namespaces.len();
@@ -57,5 +73,14 @@ impl Job {
             }
         }
         false
+    }
+
+    /// Makes the next piece of a torn write what `request` moves, if there is one.
+    pub(super) fn next_piece(&mut self, request: &mut Request) -> bool {
+        let piece = self.pieces.as_mut().and_then(Pieces::next);
+        if let Some((from, to)) = piece {
+            (request.progress, request.end) = (from, to);
+        }
+        piece.is_some()
     }
 }

@@ -1,19 +1,26 @@
 //! I/O commands: checked, turned into storage requests, and finished (NVM 3.2).
 
 mod job;
+mod pieces;
 mod prepare;
+mod ranges;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::atomic::Ordering};
 
 use nvme_spec::{Sqe, Status, queue::DsmRange};
 use storage::{BlockQueue, IoError, Op, OpenError, Queue, Reaped, Request, Submitted};
 
 pub(crate) use self::prepare::cost;
-use self::{job::Job, prepare::Prepared};
+use self::{
+    job::Job,
+    pieces::{Chance, Pieces},
+    prepare::Prepared,
+    ranges::{forget_range, give_range, take_range},
+};
 use crate::{
     command::Command,
-    config::MIN_PAGE_BYTES,
-    range_table::{Access, RangeTable},
+    config::{MIN_PAGE_BYTES, Tear},
+    ids::ShardId,
     shared::Shared,
     work::Work,
 };
@@ -53,6 +60,8 @@ pub(crate) struct Finished {
 
 /// A shard's queues to the backends and its commands in flight.
 pub(crate) struct IoEngine {
+    shard: ShardId,
+    chance: Chance,
     /// One queue a namespace, NSID 1 first.
     queues: Vec<Queue>,
     slots: Vec<Slot>,
@@ -83,9 +92,9 @@ struct Slot {
 enum WaitsFor {
     /// Its backend has no room.
     Room,
-    /// Another command uses its range, or waits for it.
+    /// Another command uses its range, or wants it too; the shard is told when that changes.
     Range,
-    /// Other commands, for its own has had several requests.
+    /// Other commands, for its own has had several requests, or shows one piece of a torn write.
     Turn,
 }
 
@@ -96,7 +105,7 @@ struct Pending {
 }
 
 impl IoEngine {
-    pub(crate) fn new(shared: &Shared) -> Result<Self, OpenError> {
+    pub(crate) fn new(shared: &Shared, shard: ShardId) -> Result<Self, OpenError> {
         let queues = shared
             .namespaces
             .iter()
@@ -113,6 +122,8 @@ impl IoEngine {
         };
         let count = u16::try_from(IN_FLIGHT).unwrap_or(u16::MAX);
         Ok(Self {
+            shard,
+            chance: Chance::new(shared.config.seed ^ u64::from(shard) << 48),
             queues,
             slots: (0..count).map(slot).collect(),
             free: (0..count).rev().collect(),
@@ -145,9 +156,16 @@ impl IoEngine {
         self.deferred.iter().any(turn) || self.queues.iter().any(Queue::runnable)
     }
 
-    /// Whether commands wait for something that nobody will tell of.
+    /// Whether commands wait for something that nobody will tell of: their backend.
     pub(crate) fn waits(&self) -> bool {
-        !self.is_idle() && !self.runnable()
+        if self.is_idle() || self.runnable() {
+            return false;
+        }
+        let room = |&tag: &u16| {
+            let slot = self.slots.get(usize::from(tag));
+            slot.is_some_and(|slot| slot.waits_for == WaitsFor::Room)
+        };
+        self.deferred.iter().any(room) || self.queues.iter().any(|queue| queue.pending() > 0)
     }
 
     /// Starts a command; the caller has made sure of [`room`](Self::room).
@@ -173,6 +191,7 @@ impl IoEngine {
             return Started::Done(command, status);
         }
         request.tag = u64::from(tag);
+        self.tear(work, &mut job, &mut request);
         match self.submit(work, &mut job, request) {
             Submission::Back(request, status) => {
                 self.retire(tag, request, job);
@@ -191,15 +210,38 @@ impl IoEngine {
         }
     }
 
+    /// Cuts a write into pieces if it is one to be torn.
+    fn tear(&mut self, work: &Work<'_>, job: &mut Job, request: &mut Request) {
+        let tear = work.shared.config.tear;
+        let namespace = work.shared.namespaces.get(job.namespace);
+        let Some(namespace) = namespace.filter(|_| request.op == Op::Write) else {
+            return;
+        };
+        let (shift, settings) = (namespace.lba_shift(), &work.shared.settings);
+        let unit = match tear {
+            Tear::Never => return,
+            Tear::Legal => {
+                let disable_normal = settings.disable_normal.load(Ordering::Relaxed);
+                Some(namespace.atomics.between_commands(disable_normal))
+            }
+            Tear::Always => None,
+        };
+        let (slba, nlb) = (request.offset >> shift, request.len >> shift);
+        job.pieces = Pieces::cut(unit, slba, nlb, shift, &mut self.chance);
+        job.next_piece(request);
+    }
+
     /// Gives a command's request to its backend, if nobody uses its range, and says how it went
     /// if it comes back at once. A command of several requests goes on to the next one here, a
-    /// few at a time.
+    /// few at a time; a torn write shows each of its pieces to other commands.
     fn submit(&mut self, work: &Work<'_>, job: &mut Job, mut request: Box<Request>) -> Submission {
         let mut waits_for = WaitsFor::Turn;
         for _ in 0..REQUESTS_AT_ONCE {
-            if self.is_behind(job.namespace, &request)
-                || !take_range(work.shared, job.namespace, &request)
-            {
+            if self.is_behind(job.namespace) {
+                waits_for = WaitsFor::Room;
+                break;
+            }
+            if !take_range(work.shared, self.shard, job, &request) {
                 waits_for = WaitsFor::Range;
                 break;
             }
@@ -210,7 +252,7 @@ impl IoEngine {
                 Submitted::Done(back, result) => (back, result),
                 Submitted::Pending => return Submission::Kept,
                 Submitted::Full(back) => {
-                    give_range(work.shared, job.namespace, &back);
+                    give_range(work.shared, job);
                     request = back;
                     waits_for = WaitsFor::Room;
                     break;
@@ -220,23 +262,23 @@ impl IoEngine {
             if let Some(status) = self.returned(work, job, &mut request, result) {
                 return Submission::Back(request, status);
             }
+            if job.pieces.is_some() {
+                break;
+            }
         }
         self.defer(request, waits_for);
         Submission::Kept
     }
 
-    /// Whether a request must let a deferred one go first: one that waits for the same backend's
-    /// room, or for blocks of which either writes some.
-    fn is_behind(&self, namespace: usize, request: &Request) -> bool {
+    /// Whether a request must let a deferred one go first, which waits for the same backend's room.
+    fn is_behind(&self, namespace: usize) -> bool {
         self.deferred.iter().any(|&tag| {
-            let Some(slot) = self.slots.get(usize::from(tag)) else {
-                return false;
-            };
-            let (Some(pending), Some(first)) = (&slot.pending, &slot.request) else {
-                return false;
-            };
-            pending.job.namespace == namespace
-                && (slot.waits_for == WaitsFor::Room || conflict(first, request))
+            let slot = self.slots.get(usize::from(tag));
+            slot.is_some_and(|slot| {
+                let pending = slot.pending.as_ref();
+                slot.waits_for == WaitsFor::Room
+                    && pending.is_some_and(|pending| pending.job.namespace == namespace)
+            })
         })
     }
 
@@ -248,10 +290,13 @@ impl IoEngine {
         request: &mut Request,
         result: Result<(), IoError>,
     ) -> Option<Status> {
-        give_range(work.shared, job.namespace, request);
-        let status = settle(work, request, result);
-        let more = status.is_success() && job.next(work, request);
-        (!more).then_some(status)
+        give_range(work.shared, job);
+        let result = match result {
+            // A torn write counts when it is whole.
+            Ok(()) if job.next(work, request) => return None,
+            result => result,
+        };
+        Some(settle(work, request, result))
     }
 
     /// Keeps a request that cannot be submitted now, until [`retry`](Self::retry).
@@ -363,15 +408,15 @@ impl IoEngine {
             {
                 return true;
             }
-            let Some(Pending { command, sqe, job }) = slot.pending.take() else {
+            let Some(pending) = slot.pending.take() else {
                 return true;
             };
-            if let Some(request) = &slot.request
-                && access(request.op) == Some(Access::Write)
-                && let Some(ranges) = ranges(shared, job.namespace)
-            {
-                ranges.forget_wait(request.offset, request.len);
-            }
+            let Pending {
+                command,
+                sqe,
+                mut job,
+            } = pending;
+            forget_range(shared, &mut job);
             slot.ranges = job.into_ranges();
             free.push(tag);
             taken.push((command, sqe));
@@ -401,40 +446,6 @@ impl IoEngine {
 
     fn slot(&mut self, tag: u64) -> Option<&mut Slot> {
         self.slots.get_mut(usize::try_from(tag).ok()?)
-    }
-}
-
-/// Takes the range of a request in its namespace's table; a flush has none.
-fn take_range(shared: &Shared, namespace: usize, request: &Request) -> bool {
-    match (ranges(shared, namespace), access(request.op)) {
-        (Some(ranges), Some(access)) => ranges.try_take(request.offset, request.len, access),
-        _ => true,
-    }
-}
-
-fn give_range(shared: &Shared, namespace: usize, request: &Request) {
-    if let (Some(ranges), Some(access)) = (ranges(shared, namespace), access(request.op)) {
-        ranges.give(request.offset, request.len, access);
-    }
-}
-
-fn ranges(shared: &Shared, namespace: usize) -> Option<&RangeTable> {
-    shared.namespaces.get(namespace)?.ranges.as_ref()
-}
-
-/// Whether two requests touch the same bytes and one of them writes.
-fn conflict(one: &Request, other: &Request) -> bool {
-    let writes = |request: &Request| access(request.op) == Some(Access::Write);
-    one.offset < other.offset.saturating_add(other.len)
-        && other.offset < one.offset.saturating_add(one.len)
-        && (writes(one) || writes(other))
-}
-
-const fn access(op: Op) -> Option<Access> {
-    match op {
-        Op::Read | Op::Compare | Op::Verify => Some(Access::Read),
-        Op::Write | Op::WriteZeroes | Op::Discard => Some(Access::Write),
-        Op::Flush => None,
     }
 }
 

@@ -275,10 +275,7 @@ mod tests {
     fn two_shards() -> (Controller, Vec<Shard>) {
         let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory");
         let config = ControllerConfig {
-            namespaces: vec![NamespaceConfig {
-                device: Arc::new(Null::new(1 << 20)),
-                lba_bytes: 512,
-            }],
+            namespaces: vec![NamespaceConfig::new(Arc::new(Null::new(1 << 20)), 512)],
             shards: 2,
             ..ControllerConfig::default()
         };

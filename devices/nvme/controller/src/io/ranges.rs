@@ -1,0 +1,72 @@
+//! What a command holds of its namespace's range table, and who is told when it gives it back.
+
+use storage::{Op, Request};
+
+use super::job::Job;
+use crate::{
+    ids::ShardId,
+    range_table::{Access, Use, Waiters},
+    shared::Shared,
+};
+
+/// Takes what `request` moves now in its namespace's table; a flush has no range.
+pub(super) fn take_range(
+    shared: &Shared,
+    shard: ShardId,
+    job: &mut Job,
+    request: &Request,
+) -> bool {
+    let ranges = shared.namespaces.get(job.namespace);
+    let ranges = ranges.and_then(|namespace| namespace.ranges.as_ref());
+    let (Some(ranges), Some(access)) = (ranges, access(request.op)) else {
+        return true;
+    };
+    let what = Use {
+        offset: request.offset + request.progress,
+        len: request.end.saturating_sub(request.progress),
+        access,
+    };
+    match ranges.take(what, shard, job.ticket) {
+        Ok(()) => {
+            job.held = Some(what);
+            job.ticket = None;
+            true
+        }
+        Err(ticket) => {
+            job.ticket = Some(ticket);
+            false
+        }
+    }
+}
+
+/// Gives back what a command holds, and tells the shards that wait for it.
+pub(super) fn give_range(shared: &Shared, job: &mut Job) {
+    let namespace = shared.namespaces.get(job.namespace);
+    let ranges = namespace.and_then(|namespace| namespace.ranges.as_ref());
+    if let (Some(ranges), Some(what)) = (ranges, job.held.take()) {
+        tell(shared, ranges.give(what));
+    }
+}
+
+/// Gives up a command's place among those that wait: it will not be tried again.
+pub(super) fn forget_range(shared: &Shared, job: &mut Job) {
+    let namespace = shared.namespaces.get(job.namespace);
+    let ranges = namespace.and_then(|namespace| namespace.ranges.as_ref());
+    if let (Some(ranges), Some(ticket)) = (ranges, job.ticket.take()) {
+        tell(shared, ranges.forget(ticket));
+    }
+}
+
+fn tell(shared: &Shared, waiters: Waiters) {
+    for shard in waiters.shards() {
+        shared.mailboxes.nudge(shard);
+    }
+}
+
+const fn access(op: Op) -> Option<Access> {
+    match op {
+        Op::Read | Op::Compare | Op::Verify => Some(Access::Read),
+        Op::Write | Op::WriteZeroes | Op::Discard => Some(Access::Write),
+        Op::Flush => None,
+    }
+}
