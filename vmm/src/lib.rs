@@ -3,7 +3,7 @@
 //! [`machine`] is the virtual machine (KVM, buses, PCI, serial port); [`nvme`] puts the controller
 //! on PCI, drives it with worker threads or steps it in this process; [`options`] reads the
 //! command line's lists; [`selftest`] boots the embedded test kernel on all of it; [`peer`] boots
-//! it on other people's controllers, to compare; [`bench`] measures.
+//! it on other people's controllers, to compare; [`mod@bench`] measures.
 
 pub mod bench;
 pub mod machine;

@@ -204,7 +204,7 @@ impl Race {
         let mut before = 0;
         for round in 1..=ROUNDS {
             // Which queue writes changes, and so does the order in which both are rung.
-            let (writer, reader) = if round % 2 == 0 {
+            let (writer, reader) = if round.is_multiple_of(2) {
                 (IO, IO + 1)
             } else {
                 (IO + 1, IO)
@@ -245,7 +245,7 @@ impl Race {
     /// Two writes that begin `apart` blocks from each other; the bytes of each block afterwards,
     /// each block's checked to be alike.
     fn two_writes(&self, env: &mut Env<'_>, apart: u64, round: u8) -> Outcome<Vec<u8>> {
-        let (one, other) = if round % 2 == 0 {
+        let (one, other) = if round.is_multiple_of(2) {
             (IO, IO + 1)
         } else {
             (IO + 1, IO)

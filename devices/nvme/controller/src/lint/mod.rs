@@ -1,6 +1,6 @@
 //! What the host does wrong, found where it can be known and reported by rule.
 //!
-//! A controller made with a [`Lint`](crate::Lint) in its configuration checks its host: every
+//! A controller made with a [`Lint`] in its configuration checks its host: every
 //! access to registers and doorbells when it is made, every submission queue entry when its
 //! doorbell is rung, again when it is fetched, and its PRP lists once more when it is completed.
 //! What it finds is a [`Report`] with a [`Rule`]; nothing that the controller does changes. Without
@@ -20,7 +20,7 @@
 //! [`Counts::unwatched`] tells of the rest.
 //!
 //! A tail or head that lies in memory (shadow doorbells) is looked at when the shard finds it
-//! there ([`Linter::stored`]), which leaves a shorter time of watching. No doorbell is given to
+//! there (`Linter::stored`), which leaves a shorter time of watching. No doorbell is given to
 //! the front end as a wake-up then, so that register writes are seen.
 
 mod commands;
