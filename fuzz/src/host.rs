@@ -4,6 +4,8 @@
 //! falsely) the controller owes each command but an Asynchronous Event Request exactly one
 //! completion, on the right queue, and must leave everything else in queue memory as it is. In any
 //! case it may not panic, must come to rest, and a reset mends it.
+//!
+//! Past 600 lines in one file: the account is one state, and every step of the host changes it.
 
 use std::{collections::BTreeMap, sync::Arc};
 

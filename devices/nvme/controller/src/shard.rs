@@ -216,22 +216,12 @@ impl Lane {
 
     /// Whether a poll would do something without a doorbell.
     fn has_work(&self, shared: &Shared) -> bool {
-        if shared
-            .mailboxes
-            .get(self.id)
-            .is_some_and(|mailbox| !mailbox.is_empty())
-        {
+        let mailbox = shared.mailboxes.get(self.id);
+        if mailbox.is_some_and(|mailbox| !mailbox.is_empty()) {
             return true;
         }
-        if self.moving(shared) && (self.io.runnable() || !self.unposted.is_empty()) {
-            return true;
-        }
-        if self.moving(shared)
-            && shared
-                .mailboxes
-                .get(self.id)
-                .is_some_and(Mailbox::is_nudged)
-        {
+        let nudged = mailbox.is_some_and(Mailbox::is_nudged);
+        if self.moving(shared) && (self.io.runnable() || !self.unposted.is_empty() || nudged) {
             return true;
         }
         self.serving(shared)

@@ -5,7 +5,7 @@ use storage::{Op, Request};
 use super::job::Job;
 use crate::{
     ids::ShardId,
-    range_table::{Access, Use, Waiters},
+    range_table::{Access, RangeTable, Use, Waiters},
     shared::Shared,
 };
 
@@ -16,9 +16,7 @@ pub(super) fn take_range(
     job: &mut Job,
     request: &Request,
 ) -> bool {
-    let ranges = shared.namespaces.get(job.namespace);
-    let ranges = ranges.and_then(|namespace| namespace.ranges.as_ref());
-    let (Some(ranges), Some(access)) = (ranges, access(request.op)) else {
+    let (Some(ranges), Some(access)) = (table(shared, job), access(request.op)) else {
         return true;
     };
     let what = Use {
@@ -41,20 +39,21 @@ pub(super) fn take_range(
 
 /// Gives back what a command holds, and tells the shards that wait for it.
 pub(super) fn give_range(shared: &Shared, job: &mut Job) {
-    let namespace = shared.namespaces.get(job.namespace);
-    let ranges = namespace.and_then(|namespace| namespace.ranges.as_ref());
-    if let (Some(ranges), Some(what)) = (ranges, job.held.take()) {
+    if let (Some(ranges), Some(what)) = (table(shared, job), job.held.take()) {
         tell(shared, ranges.give(what));
     }
 }
 
 /// Gives up a command's place among those that wait: it will not be tried again.
 pub(super) fn forget_range(shared: &Shared, job: &mut Job) {
-    let namespace = shared.namespaces.get(job.namespace);
-    let ranges = namespace.and_then(|namespace| namespace.ranges.as_ref());
-    if let (Some(ranges), Some(ticket)) = (ranges, job.ticket.take()) {
+    if let (Some(ranges), Some(ticket)) = (table(shared, job), job.ticket.take()) {
         tell(shared, ranges.forget(ticket));
     }
+}
+
+/// The table of the namespace that a command works on, unless that keeps no data.
+fn table<'a>(shared: &'a Shared, job: &Job) -> Option<&'a RangeTable> {
+    shared.namespaces.get(job.namespace)?.ranges.as_ref()
 }
 
 fn tell(shared: &Shared, waiters: Waiters) {
