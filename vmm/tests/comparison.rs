@@ -42,6 +42,7 @@ fn listed(first: (u32, u32), last: (u32, u32)) -> Option<Gap> {
     Some(Gap {
         test: "a.b",
         releases: (first, last),
+        at_times: false,
         reason: "known".to_owned(),
     })
 }
@@ -84,6 +85,22 @@ fn a_failure_of_qemus_is_explained_if_it_is_listed_for_its_release() {
         };
         assert!(why.contains(words), "{why}");
     }
+}
+
+#[test]
+fn a_failure_at_times_may_be_missing_but_only_in_its_releases() {
+    let at_times = |first, last| {
+        listed(first, last).map(|gap| Gap {
+            at_times: true,
+            ..gap
+        })
+    };
+    let known = Verdict::Explained("known".to_owned());
+    let gap = at_times((7, 2), (7, 2));
+    assert_eq!(verdict("ok", "failed", gap.clone()), known);
+    assert_eq!(verdict("ok", "ok", gap), Verdict::Alike);
+    let later = verdict("ok", "failed", at_times((10, 0), (11, 1)));
+    assert!(matches!(later, Verdict::Unexplained(_)), "{later:?}");
 }
 
 #[test]

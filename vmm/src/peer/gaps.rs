@@ -16,6 +16,8 @@ pub struct Gap {
     pub test: &'static str,
     /// The first release and the last that were seen to fail it.
     pub releases: (Release, Release),
+    /// Whether they fail it in some runs only.
+    pub at_times: bool,
     /// Why, in a few words.
     pub reason: String,
 }
@@ -28,26 +30,36 @@ impl Gap {
         (first..=last).contains(&version.release())
     }
 
-    /// The releases, as docs/peers.md has them: `7.2` or `7.2 to 11.1`.
+    /// The releases, as docs/peers.md has them: `7.2`, `7.2 to 11.1` or `7.2 to 11.1, at times`.
     #[must_use]
     pub fn seen(&self) -> String {
         let write = |(major, minor): Release| format!("{major}.{minor}");
         let (first, last) = self.releases;
-        match first == last {
-            true => write(first),
-            false => format!("{} to {}", write(first), write(last)),
+        let mut seen = write(first);
+        if first != last {
+            seen = format!("{seen} to {}", write(last));
         }
+        if self.at_times {
+            seen.push_str(", at times");
+        }
+        seen
     }
 
-    /// Reads a row: `` | `group.name` | 7.2 to 11.1 | why | ``.
+    /// Reads a row: `` | `group.name` | 7.2 to 11.1 | why | ``, where `, at times` may follow the
+    /// releases.
     fn of(row: &'static str) -> Option<Self> {
         let row = row.trim().strip_prefix('|')?.strip_suffix('|')?;
         let mut cells = row.split('|').map(str::trim);
         let (test, releases, reason) = (cells.next()?, cells.next()?, cells.next()?);
+        let (releases, at_times) = match releases.strip_suffix(", at times") {
+            Some(releases) => (releases, true),
+            None => (releases, false),
+        };
         let (first, last) = releases.split_once(" to ").unwrap_or((releases, releases));
         let gap = Self {
             test: test.strip_prefix('`')?.strip_suffix('`')?,
             releases: (release(first)?, release(last)?),
+            at_times,
             reason: reason.replace('`', ""),
         };
         cells.next().is_none().then_some(gap)
@@ -82,6 +94,11 @@ mod tests {
             (gap.reason.as_str(), gap.seen().as_str()),
             ("f does not.", "7.2 to 11.1")
         );
+        assert!(!gap.at_times);
+        let gap_at_times = Gap::of("| `a.b` | 7.2 to 11.1, at times | x |").expect("a row");
+        assert_eq!(gap_at_times.releases, gap.releases);
+        assert!(gap_at_times.at_times);
+        assert_eq!(gap_at_times.seen(), "7.2 to 11.1, at times");
         let version = |major, minor| QemuVersion {
             major,
             minor,

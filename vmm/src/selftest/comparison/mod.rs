@@ -75,14 +75,12 @@ impl Verdict {
                 ),
                 None => "docs/peers.md does not have it".to_string(),
             }),
-            (_, Ok(()), Some(gap)) => Self::Unexplained(format!(
+            (_, Ok(()), Some(gap)) if !gap.at_times => Self::Unexplained(format!(
                 "docs/peers.md says that QEMU {} fails it, and it passes",
                 gap.seen()
             )),
-            (Ok(()), Ok(()), None) | (Err(Stop::Skipped(_)), Err(Stop::Skipped(_)), _) => {
-                Self::Alike
-            }
-            (Err(Stop::Skipped(reason)), Ok(()), None) => {
+            (Ok(()), Ok(()), _) | (Err(Stop::Skipped(_)), Err(Stop::Skipped(_)), _) => Self::Alike,
+            (Err(Stop::Skipped(reason)), Ok(()), _) => {
                 Self::Explained(format!("Ferrite skips it: {reason}"))
             }
             (Ok(()), Err(Stop::Skipped(reason)), _) => {
