@@ -4,7 +4,7 @@ use std::{collections::VecDeque, fs::File, io, sync::Arc};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use thiserror::Error;
-use vm_memory::{FileOffset, MmapRegion};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 use crate::{
     BlockDevice, BlockQueue, Capabilities, Geometry, GuestRam, IoError, Op, OpenError, Queue,
@@ -69,6 +69,13 @@ impl Ram {
         Ok(Self {
             shared: Arc::new(Shared { map, file, bytes }),
         })
+    }
+
+    /// The disk's bytes, as its queues move them: what is done to them here is seen by no queue's
+    /// owner but in the data.
+    #[must_use]
+    pub fn memory(&self) -> VolatileSlice<'_, ()> {
+        self.shared.map.as_volatile_slice()
     }
 }
 

@@ -43,9 +43,24 @@ struct BenchArgs {
     /// Seconds to measure for.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    /// What to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: TableFormat,
+    /// Cases to measure, separated by commas, by their identifiers in the table. Without it: all.
+    #[arg(long, value_name = "CASES", value_delimiter = ',')]
+    case: Vec<String>,
+    /// Do this many commands of each case once, and take no samples: to count instructions, as the
+    /// difference between two runs.
+    #[arg(long, value_name = "COMMANDS", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    ops: Option<u64>,
+}
+
+/// How a table is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum TableFormat {
+    #[default]
+    Table,
+    Json,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -239,14 +254,16 @@ fn clear_progress(progress: bool) {
 }
 
 fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
-    let time = Duration::from_secs(args.seconds);
     let table = match args.what {
-        What::Core => bench::core::run(time)?,
+        What::Core => bench::core::run(&bench::core::Plan {
+            cases: args.case.clone(),
+            time: Duration::from_secs(args.seconds),
+            operations: args.ops,
+        })?,
     };
-    let text = if args.json {
-        format!("{:#}\n", table.to_json())
-    } else {
-        table.text()
+    let text = match args.format {
+        TableFormat::Table => table.text(),
+        TableFormat::Json => format!("{:#}\n", table.to_json()),
     };
     print_all(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -1,138 +1,33 @@
 //! `ferrite bench core`: the controller in this process, from doorbell to completion.
+//!
+//! A transfer over RAM is held against a bare copy of the same bytes of the same device, in the
+//! same order and to as many buffers.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use nvme::{AtomicUnits, ControllerConfig, Extent, NamespaceConfig};
-use nvme_host::command;
-use nvme_spec::Sqe;
-use storage::{BlockDevice, BlockQueue, GuestRam, Op, Request, Submitted, null::Null, ram::Ram};
-use vm_memory::{Bytes, GuestAddress, MmapRegion, VolatileMemory};
+use storage::{BlockDevice, BlockQueue, GuestRam, Op, Request, Submitted, ram::Ram};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
 
 use super::{
     Table,
-    rig::{ENTRIES, Lane, Rig},
-    sample::{Case, measure},
+    rig::ENTRIES,
+    sample::{Case, Sample, measure},
+    work::{BUFFERS, Behind, COPY, COPY_LARGE, Copied, DEVICE_BYTES, WORK, Work, places},
 };
 
-/// Bytes of the namespace: more than caches hold.
-const DEVICE_BYTES: u64 = 256 << 20;
-/// Bytes of a logical block.
-const BLOCK: u32 = 4096;
-/// The case that ratios refer to.
-const COPY: &str = "bare copy of 4 KiB";
-
-/// A command to measure.
-struct Work {
-    name: &'static str,
-    shards: u16,
-    ram: bool,
-    /// Bytes of a block.
-    lba: u32,
-    /// Bytes of a transfer; 0 for a Flush.
-    bytes: u64,
-    write: bool,
-}
-
-const WORK: [Work; 8] = [
-    Work::new("Flush over null: fetch, decode, complete", false, 0),
-    Work::new("Read of 4 KiB over null", false, 4096),
-    Work::new(
-        "Read of 128 KiB over null: a PRP list of 31",
-        false,
-        128 << 10,
-    ),
-    Work::new("Read of 4 KiB over RAM", true, 4096),
-    Work::new("Write of 4 KiB over RAM", true, 4096).writing(BLOCK),
-    Work::new("the same in blocks of 512, torn", true, 4096).writing(512),
-    Work::new("Read of 4 KiB over null, 2 shards", false, 4096).on(2),
-    Work::new("Read of 4 KiB over RAM, 2 shards", true, 4096).on(2),
-];
-
-impl Work {
-    const fn new(name: &'static str, ram: bool, bytes: u64) -> Self {
-        Self {
-            name,
-            shards: 1,
-            ram,
-            lba: BLOCK,
-            bytes,
-            write: false,
-        }
-    }
-
-    const fn writing(self, lba: u32) -> Self {
-        Self {
-            write: true,
-            lba,
-            ..self
-        }
-    }
-
-    const fn on(self, shards: u16) -> Self {
-        Self { shards, ..self }
-    }
-
-    fn rig(&self) -> anyhow::Result<(Rig, Vec<Lane>)> {
-        let device: Arc<dyn BlockDevice> = if self.ram {
-            let ram = Ram::new(DEVICE_BYTES)?;
-            fill(&ram)?;
-            Arc::new(ram)
-        } else {
-            Arc::new(Null::new(DEVICE_BYTES))
-        };
-        let (mut rig, lanes) = Rig::new(ControllerConfig {
-            namespaces: vec![NamespaceConfig::new(device, self.lba)],
-            shards: self.shards,
-            atomics: AtomicUnits {
-                normal: Some(Extent::Blocks(1)),
-                power_fail: None,
-            },
-            ..ControllerConfig::default()
-        })?;
-        for lane in &lanes {
-            let buffers = rig.data(self.bytes.max(4096) * BUFFERS)?;
-            let lists = rig.data(4096 * BUFFERS)?;
-            rig.fill(lane, |slot, rig| self.command(slot, buffers, lists, rig));
-        }
-        Ok((rig, lanes))
-    }
-
-    fn command(&self, slot: u32, buffers: u64, lists: u64, rig: &mut Rig) -> Sqe {
-        use nvme_host::Transport;
-        if self.bytes == 0 {
-            return command::flush(1);
-        }
-        let (offset, buffer) = places(slot, self.bytes);
-        let slba = offset / u64::from(self.lba);
-        let nlb_z = u16::try_from(self.bytes / u64::from(self.lba) - 1).unwrap_or_default();
-        let mut sqe = if self.write {
-            command::write(1, slba, nlb_z)
-        } else {
-            command::read(1, slba, nlb_z)
-        };
-        sqe.prp1 = buffers + buffer * self.bytes;
-        if self.bytes > 4096 {
-            sqe.prp2 = lists + buffer * 4096;
-            for page in 1..self.bytes / 4096 {
-                let entry = (sqe.prp1 + page * 4096).to_le_bytes();
-                rig.mem_write(sqe.prp2 + (page - 1) * 8, &entry);
-            }
-        }
-        sqe
-    }
-}
-
-/// Buffers of a lane that transfers use in turn.
-const BUFFERS: u64 = 64;
-
-/// Where the command in a slot transfers from and to: a byte of the device and a buffer.
-fn places(slot: u32, bytes: u64) -> (u64, u64) {
-    let mixed = u64::from(slot).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
-    let offset = mixed % (DEVICE_BYTES / bytes) * bytes;
-    (offset, mixed % BUFFERS)
+/// What to measure and for how long.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// The cases, by identifier; all of them if there is none.
+    pub cases: Vec<String>,
+    /// For how long, over all cases.
+    pub time: Duration,
+    /// Do this many commands of each case once instead, and take no samples: for profilers that
+    /// count instructions.
+    pub operations: Option<u64>,
 }
 
 /// Writes a whole device, so that each block has memory of its own.
@@ -164,60 +59,88 @@ fn fill(device: &dyn BlockDevice) -> anyhow::Result<()> {
 }
 
 /// The floor under a read over RAM: the same bytes copied, and nothing else.
-fn bare_copy() -> anyhow::Result<Box<dyn FnMut(u64) -> Duration>> {
-    let device = MmapRegion::<()>::new(usize::try_from(DEVICE_BYTES)?)?;
-    let buffers = MmapRegion::<()>::new(usize::try_from(BUFFERS * 4096)?)?;
-    let content = vec![0xA5; device.size()];
-    device.as_volatile_slice().copy_from(&content);
-    let places: Vec<(usize, usize)> = (0..ENTRIES)
-        .map(|slot| places(slot, 4096))
-        .map(|(offset, buffer)| Ok((usize::try_from(offset)?, usize::try_from(buffer * 4096)?)))
+fn bare_copy(ram: &Arc<Ram>, bytes: u64) -> anyhow::Result<Box<dyn FnMut(u64) -> Sample>> {
+    let (ram, count_bytes) = (ram.clone(), usize::try_from(bytes)?);
+    let size = usize::try_from(BUFFERS * bytes)?;
+    let memory = GuestRam::from_ranges(&[(GuestAddress(0), size)])?;
+    let places: Vec<(usize, u64)> = (0..ENTRIES)
+        .map(|slot| places(slot, bytes))
+        .map(|(offset, buffer)| Ok((usize::try_from(offset)?, buffer * bytes)))
         .collect::<anyhow::Result<_>>()?;
     let mut slot = 0;
     Ok(Box::new(move |count| {
-        let start = Instant::now();
+        let (device, start) = (ram.memory(), Instant::now());
         for _ in 0..count {
             let (from, to) = places.get(slot).copied().unwrap_or_default();
-            if let (Ok(from), Ok(to)) = (device.get_slice(from, 4096), buffers.get_slice(to, 4096))
-            {
+            if let (Ok(from), Ok(to)) = (
+                device.get_slice(from, count_bytes),
+                memory.get_slice(GuestAddress(to), count_bytes),
+            ) {
                 from.copy_to_volatile_slice(to);
             }
             slot = (slot + 1) % places.len();
         }
-        start.elapsed()
+        Sample {
+            took: start.elapsed(),
+            count,
+        }
     }))
 }
 
-/// Measures every case for about `time` in all.
+/// Measures what is planned.
 ///
 /// # Errors
-/// When there is no memory for it, or a command failed that should not.
-pub fn run(time: Duration) -> anyhow::Result<Table> {
-    let mut rigs = WORK
+/// When there is no such case, no memory for it, or a command failed that should not.
+pub fn run(plan: &Plan) -> anyhow::Result<Table> {
+    let copies = [COPY, COPY_LARGE];
+    let ids = || copies.iter().map(|c| c.id).chain(WORK.iter().map(|w| w.id));
+    if let Some(unknown) = plan.cases.iter().find(|id| ids().all(|known| known != *id)) {
+        let known: Vec<_> = ids().collect();
+        anyhow::bail!("no case \"{unknown}\"; there are: {}", known.join(", "));
+    }
+    let asked = |id: &str| plan.cases.is_empty() || plan.cases.iter().any(|case| case == id);
+    // What a ratio refers to is measured too.
+    let wanted = |id: &str| {
+        let is_base = |work: &Work| work.base == id && asked(work.id);
+        asked(id) || (plan.operations.is_none() && WORK.iter().any(is_base))
+    };
+    let chosen: Vec<&Work> = WORK.iter().filter(|work| wanted(work.id)).collect();
+    let copied: Vec<&Copied> = copies.iter().filter(|copy| wanted(copy.id)).collect();
+    let ram = Arc::new(Ram::new(DEVICE_BYTES)?);
+    if !copied.is_empty() || chosen.iter().any(|work| work.on != Behind::Null) {
+        fill(&*ram)?;
+    }
+    let mut rigs = chosen
         .iter()
-        .map(Work::rig)
+        .map(|work| work.rig(&ram))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let mut cases = vec![Case {
-        name: COPY.to_string(),
-        bytes: 4096,
-        work: bare_copy()?,
-    }];
-    for (work, (rig, lanes)) in WORK.iter().zip(&mut rigs) {
-        let lane_count = u64::from(work.shards);
+    let mut cases = Vec::new();
+    for copy in copied {
         cases.push(Case {
-            name: work.name.to_string(),
-            bytes: if work.ram { work.bytes } else { 0 },
-            work: Box::new(move |count| rig.run(lanes, count.div_ceil(lane_count))),
+            id: copy.id,
+            name: copy.name,
+            base: copy.id,
+            bytes: copy.bytes,
+            work: bare_copy(&ram, copy.bytes)?,
         });
     }
-    let table = measure(cases, COPY, time);
-    for (work, (rig, _)) in WORK.iter().zip(&rigs) {
-        anyhow::ensure!(
-            rig.errors() == 0,
-            "{}: {} commands failed",
-            work.name,
-            rig.errors()
-        );
+    for (work, (rig, lanes)) in chosen.iter().zip(&mut rigs) {
+        cases.push(Case {
+            id: work.id,
+            name: work.name,
+            base: work.base,
+            bytes: if work.on == Behind::Null {
+                0
+            } else {
+                work.bytes
+            },
+            work: Box::new(|count| rig.run(lanes, count)),
+        });
+    }
+    let table = measure(cases, plan.time, plan.operations);
+    for (work, (rig, _)) in chosen.iter().zip(&rigs) {
+        let errors = rig.errors();
+        anyhow::ensure!(errors == 0, "{}: {errors} commands failed", work.name);
     }
     Ok(table)
 }
@@ -226,12 +149,43 @@ pub fn run(time: Duration) -> anyhow::Result<Table> {
 mod tests {
     use super::*;
 
+    fn plan(cases: &[&str]) -> Plan {
+        Plan {
+            cases: cases.iter().map(ToString::to_string).collect(),
+            time: Duration::from_millis(1),
+            operations: None,
+        }
+    }
+
     #[test]
     fn every_case_is_measured_and_no_command_fails() {
-        let table = run(Duration::from_millis(1)).expect("measured");
-        assert_eq!(table.cases.len(), 1 + WORK.len());
+        let table = run(&plan(&[])).expect("measured");
+        assert_eq!(table.cases.len(), 2 + WORK.len());
         for case in &table.cases {
             assert!(case.median_ns > 0.0 && case.ratio > 0.0, "{case:?}");
         }
+    }
+
+    #[test]
+    fn a_case_is_measured_with_what_it_is_held_against_and_an_unknown_one_is_named() {
+        let table = run(&plan(&["ram-4k"])).expect("measured");
+        let ids: Vec<_> = table.cases.iter().map(|case| case.id.as_str()).collect();
+        assert_eq!(ids, ["copy-4k", "ram-4k"]);
+        let error = run(&plan(&["ram-5k"])).expect_err("unknown").to_string();
+        assert!(
+            error.contains("\"ram-5k\"") && error.contains("ram-4k"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn operations_are_counted_and_not_sampled() {
+        let table = run(&Plan {
+            operations: Some(100),
+            ..plan(&["null-4k"])
+        });
+        let table = table.expect("done");
+        assert_eq!((table.cases.len(), table.cases[0].samples), (1, 1));
+        assert_eq!(table.cases[0].operations, 128, "whole batches");
     }
 }

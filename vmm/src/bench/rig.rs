@@ -1,16 +1,24 @@
 //! A controller with queues that are filled once: what is measured is the controller, not a host.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    sync::{
+        Arc, Barrier,
+        atomic::{Ordering, fence},
+    },
+    time::Instant,
 };
 
 use nvme::{Controller, ControllerConfig, Interrupt, Shard};
-use nvme_host::{Config, Driver, Transport};
-use nvme_spec::Sqe;
+use nvme_host::{Config, Driver, Transport, passes_event};
+use nvme_spec::{
+    Sqe,
+    registers::{cq_head_doorbell, sq_tail_doorbell},
+};
 use storage::{GuestRam, GuestRamHandle};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use zerocopy::IntoBytes;
+
+use super::sample::Sample;
 
 /// Guest memory in bytes.
 const MEMORY_BYTES: u64 = 96 << 20;
@@ -19,14 +27,26 @@ const DMA_BASE: u64 = 1 << 20;
 const DMA_ALIGN: u64 = 64 * 1024;
 /// Entries of each queue.
 pub(super) const ENTRIES: u32 = 1024;
-/// Commands that are submitted at once.
-pub(super) const BATCH: u32 = 32;
+/// What a poll may do, as worker threads have it, in commands.
+const BUDGET: u32 = 64;
 
 /// Interrupts go nowhere.
 struct Nowhere;
 
 impl Interrupt for Nowhere {
     fn signal(&self, _vector: u16) {}
+}
+
+/// How a controller is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Shape {
+    pub(super) shards: u16,
+    /// Queue pairs over all shards; the first of each shard is used, and the others are idle.
+    pub(super) pairs: u16,
+    /// Commands that are submitted at once.
+    pub(super) depth: u32,
+    /// Tails and heads are told in memory.
+    pub(super) shadow: bool,
 }
 
 /// A controller, its shards and its memory.
@@ -40,19 +60,31 @@ pub(super) struct Rig {
 
 /// A queue pair whose submission queue is full of commands, ready to be rung.
 pub(super) struct Lane {
-    qid: u16,
     sq: u64,
+    depth: u32,
     /// Where both rings are.
     at: u32,
+    tail: Told,
+    head: Told,
+}
+
+/// Where the controller is told of a tail or head.
+struct Told {
+    register: u64,
+    /// The addresses of its entry and of its event index.
+    shadow: Option<(u64, u64)>,
 }
 
 impl Rig {
-    /// An enabled controller with a queue pair for each shard.
-    pub(super) fn new(config: ControllerConfig) -> anyhow::Result<(Self, Vec<Lane>)> {
+    /// An enabled controller, and a queue pair of each shard.
+    pub(super) fn new(config: ControllerConfig, shape: Shape) -> anyhow::Result<(Self, Vec<Lane>)> {
         let size = usize::try_from(MEMORY_BYTES)?;
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), size)])?;
         let memory = GuestRamHandle::new(ram);
-        let lanes = config.shards;
+        let config = ControllerConfig {
+            shards: shape.shards,
+            ..config
+        };
         let (controller, shards) = Controller::new(config, memory.clone(), Arc::new(Nowhere))?;
         let mut rig = Self {
             controller,
@@ -62,14 +94,27 @@ impl Rig {
             now_ns: 0,
         };
         let mut driver = Driver::new(&mut rig)?;
+        driver.set_shadow_doorbells(shape.shadow);
         driver.enable(&Config::default())?;
-        let mut queues = Vec::new();
-        for qid in 1..=lanes {
+        let mut lanes = Vec::new();
+        for qid in 1..=shape.pairs {
             driver.create_pair(qid, ENTRIES)?;
-            let sq = driver.sq_memory(qid).map_or(0, |memory| memory.address);
-            queues.push(Lane { qid, sq, at: 0 });
+            let shadow = driver.shadow_doorbells();
+            let told = |register| Told {
+                register,
+                shadow: shadow.map(|shadow| shadow.entry(register)),
+            };
+            if qid <= shape.shards {
+                lanes.push(Lane {
+                    sq: driver.sq_memory(qid).map_or(0, |memory| memory.address),
+                    depth: shape.depth,
+                    at: 0,
+                    tail: told(sq_tail_doorbell(qid, 0)),
+                    head: told(cq_head_doorbell(qid, 0)),
+                });
+            }
         }
-        Ok((rig, queues))
+        Ok((rig, lanes))
     }
 
     /// Memory for data, `bytes` long.
@@ -87,21 +132,42 @@ impl Rig {
         }
     }
 
-    /// Runs at least `count` commands on every lane, each with its shard and on a thread of its
-    /// own if there are several, and says how long it took.
-    pub(super) fn run(&mut self, lanes: &mut [Lane], count: u64) -> Duration {
-        let controller = &self.controller;
-        let start = Instant::now();
+    /// Runs at least `count` commands over all lanes, each lane with its shard and on a thread of
+    /// its own if there are several, which have started when the clock does.
+    pub(super) fn run(&mut self, lanes: &mut [Lane], count: u64) -> Sample {
+        let (controller, memory) = (&self.controller, &*self.memory.memory());
         if let ([shard], [lane]) = (self.shards.as_mut_slice(), &mut *lanes) {
-            lane.run(controller, shard, count);
-            return start.elapsed();
+            let start = Instant::now();
+            let count = lane.run(controller, memory, shard, count);
+            return Sample {
+                took: start.elapsed(),
+                count,
+            };
         }
+        let each = count.div_ceil(lanes.len() as u64);
+        let ready = Barrier::new(lanes.len() + 1);
         std::thread::scope(|scope| {
-            for (shard, lane) in self.shards.iter_mut().zip(lanes) {
-                scope.spawn(|| lane.run(controller, shard, count));
-            }
-        });
-        start.elapsed()
+            let threads: Vec<_> = self
+                .shards
+                .iter_mut()
+                .zip(lanes)
+                .map(|(shard, lane)| {
+                    let ready = &ready;
+                    scope.spawn(move || {
+                        ready.wait();
+                        let count = lane.run(controller, memory, shard, each);
+                        (Instant::now(), count)
+                    })
+                })
+                .collect();
+            let start = Instant::now();
+            ready.wait();
+            let ends = threads.into_iter().filter_map(|thread| thread.join().ok());
+            ends.fold(Sample::default(), |all, (end, count)| Sample {
+                took: all.took.max(end - start),
+                count: all.count + count,
+            })
+        })
     }
 
     /// Commands that failed so far.
@@ -111,20 +177,43 @@ impl Rig {
 }
 
 impl Lane {
-    fn run(&mut self, controller: &Controller, shard: &mut Shard, count: u64) {
-        let doorbell = |head: u64| 0x1000 + (2 * u64::from(self.qid) + head) * 4;
-        let (tail, head) = (doorbell(0), doorbell(1));
+    /// Runs at least `count` commands; how many it were.
+    fn run(
+        &mut self,
+        controller: &Controller,
+        memory: &GuestRam,
+        shard: &mut Shard,
+        count: u64,
+    ) -> u64 {
+        let batches = count.div_ceil(self.depth.into());
         let mut now_ns = 1;
-        for _ in 0..count.div_ceil(BATCH.into()) {
-            self.at = (self.at + BATCH) % ENTRIES;
-            controller.bar_write(tail, &self.at.to_le_bytes());
+        for _ in 0..batches {
+            let moved = (self.at, (self.at + self.depth) % ENTRIES);
+            self.tail.tell(controller, memory, moved);
             let mut done = 0;
-            while done < BATCH {
+            while done < self.depth {
                 now_ns += 1;
-                done += shard.poll(now_ns, BATCH).completions;
+                done += shard.poll(now_ns, BUDGET).completions;
             }
-            controller.bar_write(head, &self.at.to_le_bytes());
+            self.head.tell(controller, memory, moved);
+            (_, self.at) = moved;
         }
+        batches * u64::from(self.depth)
+    }
+}
+
+impl Told {
+    fn tell(&self, controller: &Controller, memory: &GuestRam, (old, new): (u32, u32)) {
+        if let Some((entry, event)) = self.shadow {
+            // Nowhere takes nothing.
+            let _ = memory.store(new.to_le(), GuestAddress(entry), Ordering::Release);
+            fence(Ordering::SeqCst);
+            let event = memory.load(GuestAddress(event), Ordering::Relaxed);
+            if !passes_event(u32::from_le(event.unwrap_or(old)), old, new) {
+                return;
+            }
+        }
+        controller.bar_write(self.register, &new.to_le_bytes());
     }
 }
 
@@ -207,7 +296,7 @@ impl Transport for Rig {
     fn relax(&mut self) {
         self.now_ns += 1_000;
         for shard in &mut self.shards {
-            shard.poll(self.now_ns, BATCH);
+            shard.poll(self.now_ns, BUDGET);
         }
     }
 }
