@@ -26,10 +26,10 @@ pub fn options(data: &[u8]) {
     for list in text.split('\n') {
         if let Err(error) = options.apply(list) {
             check_error(&error);
-            assert!(
-                list.contains(&error.key) && list.contains(&error.value),
-                "{error}"
-            );
+            // Two commas in a list are one of a value.
+            let list = list.replace(",,", ",");
+            let has = |part: &str| list.contains(&part.replace(",,", ","));
+            assert!(has(&error.key) && has(&error.value), "{error}");
         }
     }
     match options.each_namespace() {

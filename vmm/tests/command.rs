@@ -100,6 +100,203 @@ fn what_cannot_be_is_refused_with_value_and_rule() {
     assert!(refusal(&["nonesuch"]).contains("nonesuch"));
 }
 
+/// A file for `--config`.
+fn config(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), text).expect("written");
+    file
+}
+
+#[test]
+fn a_file_and_the_command_line_say_the_same() {
+    let file = config(
+        "[[nvme]]\nlba = 4096\nqueues = 8\nlint = true\n\n[[nvme.namespace]]\nsize = \"8M\"\n",
+    );
+    let path = file.path().to_str().expect("UTF-8");
+    let print = ["selftest", "--print-config"];
+    let from_file = stdout(
+        &[&print[..], &["--config", path, "--nvme", "queues=3"]].concat(),
+        0,
+    );
+    let list = "lba=4K,queues=8,lint=on,namespaces=1,ns1.size=8M,queues=3";
+    let from_list = stdout(&[&print[..], &["--nvme", list]].concat(), 0);
+    assert_eq!(from_file, from_list);
+    assert!(from_file.contains("queues = 3\n"), "{from_file}");
+    // What is printed is a file that says the same again.
+    let again = config(&from_file);
+    let path = again.path().to_str().expect("UTF-8");
+    assert_eq!(
+        stdout(&[&print[..], &["--config", path]].concat(), 0),
+        from_file
+    );
+}
+
+#[test]
+fn a_mistake_in_a_file_is_told_with_file_line_and_key() {
+    let file = config("[[nvme]]\n# blocks\nlab = \"4K\"\n");
+    let path = file.path().to_str().expect("UTF-8");
+    let text = refusal(&["selftest", "--config", path]);
+    assert!(
+        text.contains(&format!("{path}:3: lab = \"4K\": ")),
+        "{text}"
+    );
+    assert!(text.contains("did you mean lba?"), "{text}");
+    // A rule that is broken by both together is told where the value stands.
+    let file = config("[[nvme]]\nawun = \"4b\"\n");
+    let path = file.path().to_str().expect("UTF-8");
+    let text = refusal(&["selftest", "--config", path, "--nvme", "nawun=2b"]);
+    assert!(text.contains("--nvme nawun=2b: "), "{text}");
+    let text = refusal(&["selftest", "--config", path, "--nvme", "lba=4K,nabsn=8K"]);
+    assert!(
+        text.contains("--nvme nabsn=2b: ") && text.contains("use 4b or more"),
+        "{text}"
+    );
+    assert!(refusal(&["selftest", "--config", "/no/such"]).contains("/no/such"));
+}
+
+#[test]
+fn what_linux_will_not_use_is_noted_on_standard_error() {
+    let output = ferrite(&["selftest", "--print-config", "--nvme", "nabspf=12K"]);
+    assert!(output.stderr.is_empty());
+    if !have_kvm() {
+        return;
+    }
+    let few = [&FEW[..], &["--nvme", "nabspf=12K,ns2.nabo=4K"]].concat();
+    let output = ferrite(&few);
+    assert_eq!(output.status.code(), Some(0));
+    let errors = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(
+        errors.lines().collect::<Vec<_>>(),
+        [
+            "ferrite: note: namespace 1: nabspf is 24 blocks; Linux uses boundaries that are powers of two alone",
+            "ferrite: note: namespace 2: nabspf is 24 blocks; Linux uses boundaries that are powers of two alone",
+            "ferrite: note: namespace 2: nabo is not 0; Linux then uses no atomic writes",
+        ]
+    );
+}
+
+#[test]
+fn the_header_has_what_identify_says_of_writes() {
+    if !have_kvm() {
+        return;
+    }
+    let options = "lba=4K,iu=16K,awun=64K,awupf=4K,ns2.nabsn=64K,ns2.mam=1,tear=never";
+    let arguments = [&FEW[..], &["--nvme", options]].concat();
+    let text = stdout(&arguments, 0);
+    for words in [
+        "indirection unit 16K (4 blocks); atomic 64K (16 blocks), when the power fails 4K (1 block)\n",
+        "boundaries 64K, when the power fails none: a write over one is atomic in parts (MAM 1)\n",
+        "torn writes   never",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let tap = stdout(&[&arguments[..], &["--format", "tap"]].concat(), 0);
+    assert!(
+        tap.contains("npwg:4 awun:16 awupf:1 nabsn:16 nabspf:0 nabo:0 mam:1"),
+        "{tap}"
+    );
+}
+
+/// Tests that are quick and pass everywhere, over two block sizes and eight atomic units.
+const MATRIX: [&str; 6] = [
+    "selftest",
+    "--matrix",
+    "--filter",
+    "granularity,registers.cap_limits*",
+    "--nvme",
+    "queues=4,iu=16K",
+];
+
+#[test]
+fn a_matrix_has_a_line_for_each_combination() {
+    if !have_kvm() {
+        return;
+    }
+    let text = stdout(&MATRIX, 0);
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("lba=")).collect();
+    assert_eq!(lines.len(), 32, "{text}");
+    let last = text.lines().last().expect("lines");
+    assert!(
+        last.starts_with("32 combinations: 32 passed, 0 failed;"),
+        "{text}"
+    );
+    let fixed = [&MATRIX[..4], &["--nvme", "queues=4,iu=16K,lba=4K,awun=4K"]].concat();
+    let json = stdout(&[&fixed[..], &["--format", "json"]].concat(), 0);
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json.pointer("/summary/passed"), Some(&Value::from(1)));
+    assert_eq!(
+        json.pointer("/combinations/0/repeat")
+            .and_then(Value::as_str),
+        Some("ferrite selftest --nvme queues=4,iu=16K,lba=4K,awun=4K")
+    );
+    let tap = stdout(&[&fixed[..], &["--format", "tap"]].concat(), 0);
+    assert!(
+        tap.starts_with("TAP version 13\n1..1\nok 1 - defaults ("),
+        "{tap}"
+    );
+}
+
+#[test]
+fn a_combination_that_fails_is_told_with_what_repeats_it() {
+    if !have_kvm() {
+        return;
+    }
+    // A drive that lies: within the unit it tears too.
+    let arguments = [
+        "selftest",
+        "--matrix",
+        "--filter",
+        "atomicity",
+        "--nvme",
+        "tear=always,queues=4,iu=4K,awun=16K",
+        "--jobs",
+        "1",
+    ];
+    let text = stdout(&arguments, 1);
+    let fixed = "tear=always,queues=4,iu=4K,awun=16K";
+    let repeat = format!(
+        "ferrite selftest --nvme {fixed},lba=4K --filter atomicity.writes_within_the_unit_are_seen_whole"
+    );
+    assert!(
+        text.contains("FAILED  atomicity.writes_within_the_unit_are_seen_whole: "),
+        "{text}"
+    );
+    assert!(text.contains(&repeat), "{text}");
+    // lba=16K and above: the unit is a block, which is never torn.
+    assert!(
+        text.contains("4 combinations: 2 passed, 2 failed;"),
+        "{text}"
+    );
+    let words: Vec<&str> = repeat.split(' ').skip(1).collect();
+    assert!(stdout(&words, 1).contains("FAILED"), "{repeat}");
+}
+
+#[test]
+fn a_matrix_that_contradicts_what_is_fixed_is_refused() {
+    let text = refusal(&["selftest", "--matrix", "--nvme", "mdts=32K"]);
+    for words in ["--matrix with lba=64K", "mdts=32768", "65536", "--nvme"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(refusal(&["selftest", "--jobs", "2"]).contains("--matrix"));
+}
+
+#[test]
+fn keys_are_listed_and_shells_complete() {
+    let text = stdout(&["options"], 0);
+    assert!(
+        text.contains("  mdts=SIZE") && text.contains("8K to 64M, a power of two; default 512K")
+    );
+    for (shell, words) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef ferrite"),
+        ("fish", "complete -c ferrite"),
+    ] {
+        let script = stdout(&["completions", shell], 0);
+        assert!(script.contains(words), "{shell}");
+        assert!(script.contains("matrix"), "{shell}");
+    }
+}
+
 #[test]
 fn a_peer_that_cannot_be_is_refused_by_name() {
     let peer = |arguments: &[&str]| refusal(&[&["selftest", "--peer", "qemu"], arguments].concat());

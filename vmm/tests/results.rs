@@ -24,6 +24,7 @@ fn results(output: &str, end: End) -> Results {
         exits: ExitCounts::default(),
         unclaimed: (0, 0),
         stats: nvme::Stats::default(),
+        tear: nvme::Tear::Legal,
         lint: None,
         guest_time: Duration::ZERO,
         total_time: Duration::ZERO,
@@ -136,4 +137,39 @@ fn a_guest_cannot_reach_the_terminal() {
         "{text}"
     );
     assert_eq!(report.tests.len(), 1);
+}
+
+#[test]
+fn a_namespace_is_described_with_its_units_and_boundaries() {
+    let facts = "# ferrite: namespace=1 blocks:1000 lba:512 metadata:0 npwg:32 awun:32 awupf:1 \
+                 nabsn:64 nabspf:0 nabo:3 mam:1\n\
+                 # ferrite: namespace=2 blocks:1000 lba:4096 metadata:0 npwg:0 awun:65536 \
+                 awupf:8 nabsn:0 nabspf:0 nabo:0 mam:0\n";
+    let results = results(&format!("{facts}{TWO}"), PASSED);
+    let mut text = String::new();
+    results
+        .write_table(&mut text, Style::Plain, false)
+        .expect("a String takes it");
+    for words in [
+        "indirection unit 16K (32 blocks); atomic 16K (32 blocks), when the power fails 512 (1 block)",
+        "boundaries 32K, when the power fails none from LBA 3: a write over one is atomic in parts (MAM 1)",
+        "no indirection unit told; atomic every write, when the power fails 32K (8 blocks)\n",
+        "torn writes   legal",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let json = results.to_json();
+    let at = |path: &str| json.pointer(path).cloned().expect("there");
+    assert_eq!(at("/controller/namespaces/0/indirection_unit/bytes"), 16384);
+    assert_eq!(at("/controller/namespaces/0/boundary/blocks"), 64);
+    assert_eq!(at("/controller/namespaces/0/boundary_offset/blocks"), 3);
+    assert_eq!(
+        at("/controller/namespaces/1/boundary"),
+        serde_json::Value::Null
+    );
+    assert_eq!(
+        at("/controller/namespaces/1/atomic_unit_power_fail/bytes"),
+        32768
+    );
+    assert_eq!(at("/tear"), "legal");
 }

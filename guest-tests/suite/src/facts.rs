@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::{Found, Namespace, Summary};
+use crate::{Found, Namespace, Summary, Writes};
 
 /// Facts read from a run's output.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -76,10 +76,25 @@ pub(crate) fn of_found(found: &Found) -> Vec<(&'static str, String)> {
             blocks,
             block_bytes,
             metadata_bytes,
+            writes,
         } = ns;
+        let Writes {
+            granularity,
+            unit,
+            unit_power_fail,
+            boundary,
+            boundary_power_fail,
+            boundary_offset,
+            multiple,
+        } = writes;
         facts.push((
             "namespace",
-            format!("{nsid} blocks:{blocks} lba:{block_bytes} metadata:{metadata_bytes}"),
+            format!(
+                "{nsid} blocks:{blocks} lba:{block_bytes} metadata:{metadata_bytes} \
+                 npwg:{granularity} awun:{unit} awupf:{unit_power_fail} nabsn:{boundary} \
+                 nabspf:{boundary_power_fail} nabo:{boundary_offset} mam:{}",
+                u8::from(*multiple)
+            ),
         ));
     }
     facts
@@ -120,6 +135,13 @@ fn parse_namespace(value: &str) -> Option<Namespace> {
             "blocks" => ns.blocks = value.parse().ok()?,
             "lba" => ns.block_bytes = value.parse().ok()?,
             "metadata" => ns.metadata_bytes = value.parse().ok()?,
+            "npwg" => ns.writes.granularity = value.parse().ok()?,
+            "awun" => ns.writes.unit = value.parse().ok()?,
+            "awupf" => ns.writes.unit_power_fail = value.parse().ok()?,
+            "nabsn" => ns.writes.boundary = value.parse().ok()?,
+            "nabspf" => ns.writes.boundary_power_fail = value.parse().ok()?,
+            "nabo" => ns.writes.boundary_offset = value.parse().ok()?,
+            "mam" => ns.writes.multiple = value == "1",
             _ => return None,
         }
     }

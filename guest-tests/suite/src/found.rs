@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use nvme_host::{Config, Driver, Error, Transport};
-use nvme_spec::identify::{IdentifyController, IdentifyNamespace};
+use nvme_spec::identify::{IdentifyController, IdentifyNamespace, NamespaceFeatures};
 use nvme_spec::registers::{Cap, Vs};
 
 use crate::Doorbells;
@@ -53,6 +53,60 @@ pub struct Namespace {
     pub block_bytes: u64,
     /// Bytes of metadata of a logical block.
     pub metadata_bytes: u16,
+    /// What it says of writes.
+    pub writes: Writes,
+}
+
+/// What a namespace recommends and promises of writes, in logical blocks of its current format
+/// (NVM 2.1.4, 5.8.2). Where it says nothing of its own, its controller's units are its.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Writes {
+    /// NPWG: the granularity that performs best, that of the media's indirection unit; 0 if it
+    /// is not told.
+    pub granularity: u32,
+    /// NAWUN or AWUN: what is atomic between commands, 1 to 65,536; the latter is any command.
+    pub unit: u32,
+    /// NAWUPF or AWUPF: what is atomic when the power fails, counted likewise.
+    pub unit_power_fail: u32,
+    /// NABSN: blocks between boundaries that no atomic write crosses; 0 for none.
+    pub boundary: u32,
+    /// NABSPF: the same for when the power fails.
+    pub boundary_power_fail: u32,
+    /// NABO: the block of the first boundary.
+    pub boundary_offset: u32,
+    /// MAM: each part of a write between two boundaries is atomic by itself.
+    pub multiple: bool,
+}
+
+impl Writes {
+    /// What the two structures say.
+    #[must_use]
+    pub fn new(controller: &IdentifyController, ns: &IdentifyNamespace) -> Self {
+        /// OPTPERF: bit 4 before version 2.1, bits 5:4 since; NPWG is defined unless it is 0.
+        const OPTPERF: u8 = 0b11 << 4;
+        let features = NamespaceFeatures::from_bits_retain(ns.nsfeat);
+        let own = features.contains(NamespaceFeatures::NSABP);
+        let unit = |namespace_z: u16, controller_z: u16| {
+            u32::from(if own { namespace_z } else { controller_z }) + 1
+        };
+        // A boundary field of 0 is none, not one block.
+        let boundary = |z: u16| match z {
+            1.. if own => u32::from(z) + 1,
+            _ => 0,
+        };
+        Self {
+            granularity: match ns.nsfeat & OPTPERF {
+                0 => 0,
+                _ => u32::from(ns.npwg_z) + 1,
+            },
+            unit: unit(ns.nawun_z, controller.awun_z),
+            unit_power_fail: unit(ns.nawupf_z, controller.awupf_z),
+            boundary: boundary(ns.nabsn_z),
+            boundary_power_fail: boundary(ns.nabspf_z),
+            boundary_offset: if own { ns.nabo.into() } else { 0 },
+            multiple: features.contains(NamespaceFeatures::MAM),
+        }
+    }
 }
 
 impl Namespace {
@@ -101,7 +155,7 @@ impl Context {
                 break;
             };
             for nsid in ids {
-                namespaces.push(describe(nsid, &nvme.identify_namespace(nsid)?));
+                namespaces.push(describe(nsid, &controller, &nvme.identify_namespace(nsid)?));
             }
             if last <= after {
                 break;
@@ -141,7 +195,7 @@ fn max_transfer(mdts: u8, min_page_bytes: u64) -> u64 {
 }
 
 /// The current format of a namespace (NVM 4.1.5.1).
-fn describe(nsid: u32, ns: &IdentifyNamespace) -> Namespace {
+fn describe(nsid: u32, controller: &IdentifyController, ns: &IdentifyNamespace) -> Namespace {
     let format = ns.lbaf.get(usize::from(ns.flbas.index()));
     let format = format.copied().unwrap_or_default();
     Namespace {
@@ -149,5 +203,47 @@ fn describe(nsid: u32, ns: &IdentifyNamespace) -> Namespace {
         blocks: ns.nsze,
         block_bytes: 1_u64.checked_shl(format.lbads().into()).unwrap_or(0),
         metadata_bytes: format.ms(),
+        writes: Writes::new(controller, ns),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    #[test]
+    fn a_namespace_without_fields_of_its_own_has_its_controllers() {
+        let mut controller = IdentifyController::new_zeroed();
+        (controller.awun_z, controller.awupf_z) = (7, 3);
+        let mut ns = IdentifyNamespace::new_zeroed();
+        (ns.nawun_z, ns.nawupf_z, ns.nabsn_z, ns.nabo) = (31, 15, 63, 2);
+        let writes = Writes {
+            unit: 8,
+            unit_power_fail: 4,
+            ..Writes::default()
+        };
+        assert_eq!(Writes::new(&controller, &ns), writes);
+        ns.nsfeat = (NamespaceFeatures::NSABP | NamespaceFeatures::MAM).bits();
+        let writes = Writes {
+            unit: 32,
+            unit_power_fail: 16,
+            boundary: 64,
+            boundary_offset: 2,
+            multiple: true,
+            ..Writes::default()
+        };
+        assert_eq!(Writes::new(&controller, &ns), writes);
+    }
+
+    #[test]
+    fn the_preferred_granularity_is_told_by_either_bit() {
+        let controller = IdentifyController::new_zeroed();
+        let mut ns = IdentifyNamespace::new_zeroed();
+        ns.npwg_z = 31;
+        for (nsfeat, granularity) in [(0, 0), (0x10, 32), (0x20, 32), (0x30, 32)] {
+            ns.nsfeat = nsfeat;
+            assert_eq!(Writes::new(&controller, &ns).granularity, granularity);
+        }
     }
 }

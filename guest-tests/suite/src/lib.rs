@@ -36,7 +36,7 @@ pub mod tap;
 pub use env::Env;
 pub use facts::Facts;
 pub use filter::Filter;
-pub use found::{Context, Found, Namespace};
+pub use found::{Context, Found, Namespace, Writes};
 pub use groups::{GROUPS, tests};
 pub use runner::{Doorbells, Event, Summary, run, run_with};
 pub use test::{Outcome, Stop, Test};

@@ -310,7 +310,7 @@ fn unquote(scalar: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Env, Found, Namespace, Summary, Test};
+    use crate::{Env, Found, Namespace, Summary, Test, Writes};
 
     fn pass(_: &mut Env<'_>) -> Outcome {
         Ok(())
@@ -343,6 +343,15 @@ mod tests {
                     blocks: 1000,
                     block_bytes: 4096,
                     metadata_bytes: 8,
+                    writes: Writes {
+                        granularity: 4,
+                        unit: 65_536,
+                        unit_power_fail: 2,
+                        boundary: 16,
+                        boundary_power_fail: 8,
+                        boundary_offset: 3,
+                        multiple: true,
+                    },
                 })
                 .into(),
         }

@@ -1,5 +1,6 @@
-//! `--nvme`: a controller and its namespaces.
+//! `--nvme`, and `[[nvme]]` of a file: a controller and its namespaces.
 
+mod file;
 mod table;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -16,10 +17,11 @@ use storage::{BlockDevice, media::Media, null::Null, ram::Ram};
 use self::table::{CONTROLLER_KEYS, NAMESPACE_KEYS};
 use super::{
     Size,
-    keys::{self, OptionError, number},
+    keys::{self, Key, OptionError, Origin, number},
+    parse_extent,
 };
 
-const LIST: &str = "nvme";
+pub use file::{ConfigFile, ConfigFileError};
 
 /// What stands behind a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -70,7 +72,7 @@ pub struct NvmeOptions {
     /// How many namespaces there are.
     pub namespaces: usize,
     /// What single namespaces say otherwise, by NSID: keys and values.
-    pub overrides: BTreeMap<usize, Vec<(String, String)>>,
+    pub overrides: BTreeMap<usize, BTreeMap<&'static str, String>>,
     /// I/O queue pairs.
     pub queues: u16,
     /// The most entries of a queue.
@@ -101,21 +103,29 @@ pub struct NvmeOptions {
     pub model: String,
     /// The host is checked, and what it does wrong reported.
     pub lint: bool,
+    /// The keys that the user gave (`lba`, `ns2.lba`), and where.
+    pub given: BTreeMap<String, Origin>,
+}
+
+impl Default for NamespaceOptions {
+    fn default() -> Self {
+        Self {
+            size: 1 << 30,
+            lba: 512,
+            backend: Backend::Ram,
+            atomics: NamespaceAtomics::default(),
+            iu: None,
+            nows: None,
+            noiob: None,
+        }
+    }
 }
 
 impl Default for NvmeOptions {
     fn default() -> Self {
         let config = ControllerConfig::default();
         Self {
-            namespace: NamespaceOptions {
-                size: 1 << 30,
-                lba: 512,
-                backend: Backend::Ram,
-                atomics: NamespaceAtomics::default(),
-                iu: None,
-                nows: None,
-                noiob: None,
-            },
+            namespace: NamespaceOptions::default(),
             namespaces: 1,
             overrides: BTreeMap::new(),
             queues: config.io_queues,
@@ -133,6 +143,7 @@ impl Default for NvmeOptions {
             serial: config.serial,
             model: config.model,
             lint: false,
+            given: BTreeMap::new(),
         }
     }
 }
@@ -143,55 +154,94 @@ impl NvmeOptions {
     /// # Errors
     /// The key, the value and what would be right.
     pub fn apply(&mut self, text: &str) -> Result<(), OptionError> {
-        for pair in keys::pairs(LIST, text) {
+        for pair in keys::pairs(text) {
             let (key, value) = pair?;
-            let single = key.strip_prefix("ns").and_then(|rest| rest.split_once('.'));
-            if let Some((nsid, inner)) = single {
-                self.apply_single(key, nsid, inner, value)?;
-            } else if NAMESPACE_KEYS.iter().any(|row| row.name == key) {
-                keys::set(LIST, &NAMESPACE_KEYS, &mut self.namespace, key, value)?;
-            } else {
-                keys::set(LIST, &CONTROLLER_KEYS, self, key, value).map_err(|mut error| {
-                    if !CONTROLLER_KEYS.iter().any(|row| row.name == key) {
-                        error.reason = format!("there is no such key; the keys are {}", names());
-                    }
-                    error
-                })?;
-            }
+            self.set(&key, &value, Origin::CommandLine)?;
         }
         Ok(())
     }
 
-    /// `nsN.key=value`.
-    fn apply_single(
-        &mut self,
-        key: &str,
-        nsid: &str,
-        inner: &str,
-        value: &str,
-    ) -> Result<(), OptionError> {
-        let error = |reason| OptionError {
-            list: LIST,
+    /// Takes in a list as [`apply`](Self::apply) does, as what holds unless the user says
+    /// otherwise.
+    ///
+    /// # Errors
+    /// Those of [`apply`](Self::apply).
+    pub fn preset(&mut self, text: &str) -> Result<(), OptionError> {
+        let given = self.given.clone();
+        let result = self.apply(text);
+        self.given = given;
+        result
+    }
+
+    /// Sets `key` or `nsN.key`.
+    fn set(&mut self, key: &str, value: &str, origin: Origin) -> Result<(), OptionError> {
+        let single = key.strip_prefix("ns").and_then(|rest| rest.split_once('.'));
+        let set = if let Some((nsid, inner)) = single {
+            self.set_single(nsid, inner, value)
+        } else if let Some(row) = row(&NAMESPACE_KEYS, key) {
+            (row.set)(&mut self.namespace, value)
+        } else if let Some(row) = row(&CONTROLLER_KEYS, key) {
+            (row.set)(self, value)
+        } else {
+            Err(keys::no_such_key(key, names()))
+        };
+        set.map_err(|reason| OptionError {
+            origin: origin.clone(),
             key: key.to_string(),
             value: value.to_string(),
             reason,
-        };
+        })?;
+        self.given.insert(key.to_string(), origin);
+        Ok(())
+    }
+
+    /// `nsN.key=value`.
+    fn set_single(&mut self, nsid: &str, key: &str, value: &str) -> Result<(), String> {
         let nsid = number(nsid, 1, MAX_NAMESPACES)
-            .map_err(|reason| error(format!("nsN is a namespace's number: {reason}")))?;
+            .map_err(|reason| format!("nsN is a namespace's number: {reason}"))?;
+        let Some(row) = row(&NAMESPACE_KEYS, key) else {
+            let names = NAMESPACE_KEYS.iter().map(|row| row.name);
+            return Err(match CONTROLLER_KEYS.iter().any(|row| row.name == key) {
+                true => format!("{key} is of the whole controller: write {key} without ns{nsid}"),
+                false => keys::no_such_key(key, names),
+            });
+        };
         // Tried now, so that the error comes with its key; used when the others are known.
-        keys::set(
-            LIST,
-            &NAMESPACE_KEYS,
-            &mut self.namespace.clone(),
-            inner,
-            value,
-        )
-        .map_err(|inner| error(inner.reason))?;
+        let mut tried = self.namespace.clone();
+        (row.set)(&mut tried, value)?;
+        let value = (row.get)(&tried).unwrap_or_default();
         self.overrides
             .entry(nsid)
             .or_default()
-            .push((inner.to_string(), value.to_string()));
+            .insert(row.name, value);
         Ok(())
+    }
+
+    /// An error about a value that was given somewhere, or is a default.
+    pub(crate) fn error(
+        &self,
+        key: &str,
+        value: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> OptionError {
+        let mut error = OptionError::new(key, value, reason);
+        // A rule speaks of a namespace's key without its number: whose has the value is meant,
+        // else the one for all, else the first.
+        let singles = self.given.keys().filter_map(|given| {
+            let (nsid, inner) = given.strip_prefix("ns")?.split_once('.')?;
+            let own = self.overrides.get(&nsid.parse().ok()?)?.get(key)?;
+            (inner == key).then_some((given, own))
+        });
+        let meant = singles
+            .clone()
+            .find(|(_, own)| same_size(own, &error.value))
+            .or_else(|| singles.take(1).find(|_| !self.given.contains_key(key)));
+        let given = meant.map_or(key, |(given, _)| given);
+        if let Some(origin) = self.given.get(given) {
+            error.origin = origin.clone();
+        }
+        error.key = given.to_string();
+        error
     }
 
     /// The options of each namespace, NSID 1 first.
@@ -201,26 +251,46 @@ impl NvmeOptions {
     pub fn each_namespace(&self) -> Result<Vec<NamespaceOptions>, OptionError> {
         if let Some((&nsid, overrides)) = self.overrides.iter().find(|(n, _)| **n > self.namespaces)
         {
-            let (key, value) = overrides.first().cloned().unwrap_or_default();
-            return Err(OptionError {
-                list: LIST,
-                key: format!("ns{nsid}.{key}"),
-                value,
-                reason: format!(
-                    "there are {} namespaces; add namespaces={nsid}",
-                    self.namespaces
-                ),
-            });
+            let (key, value) = overrides.first_key_value().unzip();
+            let reason = format!(
+                "there are {} namespaces; add namespaces={nsid}",
+                self.namespaces
+            );
+            return Err(self.error(
+                &format!("ns{nsid}.{}", key.copied().unwrap_or_default()),
+                value.cloned().unwrap_or_default(),
+                reason,
+            ));
         }
         (1..=self.namespaces)
             .map(|nsid| {
                 let mut options = self.namespace.clone();
                 for (key, value) in self.overrides.get(&nsid).into_iter().flatten() {
-                    keys::set(LIST, &NAMESPACE_KEYS, &mut options, key, value)?;
+                    let set = row(&NAMESPACE_KEYS, key).map(|row| (row.set)(&mut options, value));
+                    set.unwrap_or(Ok(()))
+                        .map_err(|reason| self.error(&format!("ns{nsid}.{key}"), value, reason))?;
                 }
                 Ok(options)
             })
             .collect()
+    }
+
+    /// The configuration with devices that cost nothing, every rule checked.
+    fn draft(&self, each: &[NamespaceOptions]) -> Result<ControllerConfig, OptionError> {
+        let draft = self.config(each, |ns| Ok(Arc::new(Null::new(ns.size)) as _))?;
+        draft.validate().map_err(|error| {
+            let reason = format!("{}; {}", error.rule, error.hint);
+            self.error(error.key, error.value, reason)
+        })?;
+        Ok(draft)
+    }
+
+    /// Checks every rule, and opens nothing.
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build).
+    pub fn check(&self) -> Result<(), OptionError> {
+        self.draft(&self.each_namespace()?).map(drop)
     }
 
     /// The controller's configuration, its backends opened and every rule checked.
@@ -229,27 +299,16 @@ impl NvmeOptions {
     /// The key, the value, the rule and what would be right.
     pub fn build(&self) -> Result<ControllerConfig, OptionError> {
         let each = self.each_namespace()?;
-        // Rules first, with devices that cost nothing: nothing is allocated for a bad value.
-        let null = |ns: &NamespaceOptions| -> Result<Arc<dyn BlockDevice>, OptionError> {
-            Ok(Arc::new(Null::new(ns.size)))
-        };
-        let draft = self.config(&each, null)?;
-        draft.validate().map_err(|error| OptionError {
-            list: LIST,
-            key: error.key.to_string(),
-            value: error.value.clone(),
-            reason: format!("{}; {}", error.rule, error.hint),
-        })?;
+        // Rules first: nothing is allocated for a bad value.
+        self.draft(&each)?;
         self.config(&each, |ns| match ns.backend {
-            Backend::Null => null(ns),
+            Backend::Null => Ok(Arc::new(Null::new(ns.size))),
             Backend::Ram => match Ram::new(ns.size) {
                 Ok(ram) => Ok(Arc::new(ram)),
-                Err(error) => Err(OptionError {
-                    list: LIST,
-                    key: "size".to_string(),
-                    value: ns.size.to_string(),
-                    reason: format!("{:#}", anyhow::Error::new(error)),
-                }),
+                Err(error) => {
+                    let reason = format!("{:#}", anyhow::Error::new(error));
+                    Err(self.error("size", Size(ns.size).to_string(), reason))
+                }
             },
         })
     }
@@ -268,7 +327,7 @@ impl NvmeOptions {
                     atomics: ns.atomics,
                     optimal_write: ns.nows,
                     optimal_boundary: ns.noiob,
-                    ..NamespaceConfig::new(with_unit(open(ns)?, ns.iu)?, lba_bytes)
+                    ..NamespaceConfig::new(self.with_unit(open(ns)?, ns.iu)?, lba_bytes)
                 })
             })
             .collect::<Result<_, _>>()?;
@@ -292,6 +351,33 @@ impl NvmeOptions {
             lint: self.lint.then(|| LintLog::new() as Arc<dyn Lint>),
             ..ControllerConfig::default()
         })
+    }
+
+    /// A device with an indirection unit, if there is to be one.
+    fn with_unit(
+        &self,
+        device: Arc<dyn BlockDevice>,
+        unit: Option<u64>,
+    ) -> Result<Arc<dyn BlockDevice>, OptionError> {
+        let Some(unit) = unit else {
+            return Ok(device);
+        };
+        // Beyond 32 bits it breaks the rule of its range, whatever it was.
+        match Media::new(device, u32::try_from(unit).unwrap_or(u32::MAX)) {
+            Ok(media) => Ok(Arc::new(media)),
+            Err(error) => Err(self.error("iu", Size(unit).to_string(), error.to_string())),
+        }
+    }
+
+    /// What is allowed and yet may surprise: sentences for the user. Linux may not use all that
+    /// is promised, and memory may be less than the namespaces take as they are written.
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build) that need no backend.
+    pub fn notes(&self) -> Result<Vec<String>, OptionError> {
+        let mut notes = self.draft(&self.each_namespace()?)?.notes();
+        notes.extend(self.memory_note());
+        Ok(notes)
     }
 
     /// What to tell the user when the namespaces may take more memory than there is: they take it
@@ -321,39 +407,17 @@ impl NvmeOptions {
         })
     }
 
-    /// The keys with their meanings, for the help text.
+    /// The keys with their meanings, ranges and defaults, for the help text.
     #[must_use]
     pub fn help() -> String {
-        let controller = CONTROLLER_KEYS
-            .iter()
-            .map(|row| (row.name, row.form, row.help));
-        let namespace = NAMESPACE_KEYS
-            .iter()
-            .map(|row| (row.name, row.form, row.help));
-        namespace
-            .chain(controller)
-            .map(|(name, form, help)| format!("  {:<22} {help}\n", format!("{name}={form}")))
-            .collect()
-    }
-}
-
-/// A device with an indirection unit, if there is to be one.
-fn with_unit(
-    device: Arc<dyn BlockDevice>,
-    unit: Option<u64>,
-) -> Result<Arc<dyn BlockDevice>, OptionError> {
-    let Some(unit) = unit else {
-        return Ok(device);
-    };
-    // Beyond 32 bits it breaks the rule of its range, whatever it was.
-    match Media::new(device, u32::try_from(unit).unwrap_or(u32::MAX)) {
-        Ok(media) => Ok(Arc::new(media)),
-        Err(error) => Err(OptionError {
-            list: LIST,
-            key: "iu".to_string(),
-            value: unit.to_string(),
-            reason: error.to_string(),
-        }),
+        let controller = CONTROLLER_KEYS.iter().map(Key::help_text);
+        let namespace = NAMESPACE_KEYS.iter().map(Key::help_text);
+        format!(
+            "Keys of a namespace, which nsN.KEY gives namespace N alone:\n{}\n\
+             Keys of the controller:\n{}",
+            namespace.collect::<String>(),
+            controller.collect::<String>()
+        )
     }
 }
 
@@ -367,10 +431,18 @@ fn available_memory() -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-fn names() -> String {
+/// Whether two values are alike, as sizes if they are such.
+fn same_size(one: &str, other: &str) -> bool {
+    one == other || parse_extent(one).is_ok_and(|size| parse_extent(other) == Ok(size))
+}
+
+fn names() -> impl Iterator<Item = &'static str> + Clone {
     let namespace = NAMESPACE_KEYS.iter().map(|row| row.name);
-    let controller = CONTROLLER_KEYS.iter().map(|row| row.name);
-    namespace.chain(controller).collect::<Vec<_>>().join(", ")
+    namespace.chain(CONTROLLER_KEYS.iter().map(|row| row.name))
+}
+
+fn row<'t, T>(table: &'t [Key<T>], key: &str) -> Option<&'t Key<T>> {
+    table.iter().find(|row| row.name == key)
 }
 
 #[cfg(test)]

@@ -75,15 +75,10 @@ impl QemuNvme {
             serial,
             model,
             lint,
+            given: _,
         } = options;
-        let refuse = |key: &str, value: String, reason: String| {
-            Err(OptionError {
-                list: "nvme",
-                key: key.to_string(),
-                value,
-                reason,
-            })
-        };
+        let refuse =
+            |key: &str, value: String, reason: String| Err(options.error(key, value, reason));
         if *namespaces > MAX_NAMESPACES {
             return refuse(
                 "namespaces",

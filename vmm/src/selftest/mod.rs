@@ -3,10 +3,11 @@
 //! [`run`] makes the machine and the controller, boots the embedded kernel, and reads what it
 //! prints ([`nvme_suite::tap`]); [`Results`] is what came of it, and `output` says it to people
 //! and programs. [`run_with_qemu`] runs the kernel a second time, on QEMU's nvme device, and
-//! [`Comparison`] is both beside each other.
+//! [`Comparison`] is both beside each other. A [`Matrix`] runs it over many controllers.
 
 mod comparison;
 mod lint;
+mod matrix;
 mod output;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::nvme::{Lint, Stats};
+use ::nvme::{Lint, Stats, Tear};
 use nvme_suite::{Filter, tap::Report};
 use thiserror::Error;
 
@@ -34,6 +35,7 @@ use lint::Collector;
 
 pub use comparison::{Comparison, Row, Verdict, compare};
 pub use lint::{Finding, Findings};
+pub use matrix::{Combination, Matrix, MatrixResults, MatrixTotals, Outcome, quoted};
 pub use output::{Format, Style};
 
 /// The device number of the controller on PCI bus 0.
@@ -75,6 +77,8 @@ pub struct Results {
     pub unclaimed: (u64, u64),
     /// What the controller did.
     pub stats: Stats,
+    /// Which writes the controller tore.
+    pub tear: Tear,
     /// What the guest's driver did wrong; `None` unless it was asked for (`lint=on`).
     pub lint: Option<Findings>,
     /// How long the guest ran.
@@ -109,6 +113,9 @@ pub enum SelftestError {
     /// An option.
     #[error(transparent)]
     Option(#[from] OptionError),
+    /// A combination of the matrix, by what it adds to the options that are the same for all.
+    #[error("--matrix with {0}: {1}; or fix one of the two with --nvme")]
+    Combination(String, Box<OptionError>),
     /// The filter cannot be given to the guest.
     #[error("--filter {0:?}: a filter is printable ASCII without spaces, such as `queues.*,!io`")]
     Filter(String),
@@ -163,6 +170,18 @@ impl Results {
             && self.trouble().is_none()
     }
 
+    /// Whether all is well but for every test being skipped: this controller has nothing that
+    /// the tests are about.
+    #[must_use]
+    pub fn nothing_applies(&self) -> bool {
+        let End::Exit(GuestExit::Code(code)) = &self.end else {
+            return false;
+        };
+        let (passed, failed, _) = self.report.totals();
+        let none = passed == 0 && failed == 0 && self.report.bail_out.is_none();
+        none && account(&self.report, *code).is_none()
+    }
+
     /// What went wrong beyond single tests, if anything did.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
@@ -189,9 +208,9 @@ impl Results {
             End::Exit(GuestExit::Code(code)) => *code,
         };
         account(report, code).or_else(|| {
-            let (passed, failed, skipped) = report.totals();
-            let nothing = passed == 0 && failed == 0;
-            nothing.then(|| format!("every test was skipped ({skipped}); none says anything"))
+            let (_, _, skipped) = report.totals();
+            self.nothing_applies()
+                .then(|| format!("every test was skipped ({skipped}); none says anything"))
         })
     }
 }
@@ -279,18 +298,9 @@ pub fn run(
         return Err(SelftestError::Memory(selftest.memory));
     }
     let each = selftest.nvme.each_namespace()?;
-    if let Some(nsid) = (1..).zip(&each).find(|(_, ns)| ns.backend == Backend::Null) {
-        return Err(OptionError {
-            list: "nvme",
-            key: match selftest.nvme.overrides.contains_key(&nsid.0) {
-                true => format!("ns{}.backend", nsid.0),
-                false => "backend".into(),
-            },
-            value: "null".to_string(),
-            reason: "null keeps no data, so nothing that is written can be verified; give ram"
-                .to_string(),
-        }
-        .into());
+    if each.iter().any(|ns| ns.backend == Backend::Null) {
+        let reason = "null keeps no data, so nothing that is written can be verified; give ram";
+        return Err(selftest.nvme.error("backend", "null", reason).into());
     }
     let mut config = selftest.nvme.build()?;
     let collector = config.lint.is_some().then(Collector::new);
@@ -335,6 +345,7 @@ pub fn run(
         exits: ExitCounts::default(),
         unclaimed: (0, 0),
         stats: controller.stats(),
+        tear: selftest.nvme.tear,
         lint: collector.map(|collector| collector.findings(controller.lint_counts())),
         guest_time: start.elapsed(),
         total_time: start.elapsed(),

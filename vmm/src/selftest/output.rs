@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use nvme_suite::{Found, Stop, tap::TestResult};
+use nvme::Tear;
+use nvme_suite::{Found, Namespace, Stop, Writes, tap::TestResult};
 use serde_json::{Value, json};
 
 use super::{End, Findings, Results};
@@ -166,8 +167,9 @@ impl Results {
             let bytes = Size(ns.blocks.saturating_mul(ns.block_bytes));
             let (nsid, blocks, lba) = (ns.nsid, ns.blocks, Size(ns.block_bytes));
             writeln!(out, "namespace {nsid:<3} {bytes}: {blocks} blocks of {lba}")?;
+            writeln!(out, "              {}", promises(ns))?;
         }
-        Ok(())
+        writeln!(out, "torn writes   {}", tear_words(self.tear))
     }
 
     fn write_figures(&self, out: &mut dyn Write) -> fmt::Result {
@@ -244,6 +246,7 @@ impl Results {
                 _ => None,
             },
             "controller": controller_json(&self.report.facts.found),
+            "tear": tear_name(self.tear),
             "groups": groups,
             "tests": self.report.tests.iter().map(test_json).collect::<Vec<_>>(),
             "summary": { "passed": passed, "failed": failed, "skipped": skipped },
@@ -276,11 +279,7 @@ fn write_test(out: &mut dyn Write, style: Style, test: &TestResult) -> fmt::Resu
 /// What a controller is.
 pub(super) fn controller_json(found: &Found) -> Value {
     let (major, minor, tertiary) = found.version;
-    let namespaces: Vec<Value> = found
-        .namespaces
-        .iter()
-        .map(|ns| json!({ "nsid": ns.nsid, "blocks": ns.blocks, "lba_bytes": ns.block_bytes }))
-        .collect();
+    let namespaces: Vec<Value> = found.namespaces.iter().map(namespace_json).collect();
     json!({
         "model": found.model,
         "serial": found.serial,
@@ -293,6 +292,95 @@ pub(super) fn controller_json(found: &Found) -> Value {
         "max_transfer_bytes": found.max_transfer_bytes,
         "namespaces": namespaces,
     })
+}
+
+/// A namespace: sizes in blocks of its current format, as Identify has them, and in bytes.
+fn namespace_json(ns: &Namespace) -> Value {
+    let size = |blocks: u32| (blocks != 0).then(|| size_json(ns, blocks));
+    let writes = &ns.writes;
+    json!({
+        "nsid": ns.nsid,
+        "blocks": ns.blocks,
+        "lba_bytes": ns.block_bytes,
+        "indirection_unit": size(writes.granularity),
+        "atomic_unit": size(writes.unit),
+        "atomic_unit_power_fail": size(writes.unit_power_fail),
+        "boundary": size(writes.boundary),
+        "boundary_power_fail": size(writes.boundary_power_fail),
+        "boundary_offset": size_json(ns, writes.boundary_offset),
+        "multiple_atomicity_mode": writes.multiple,
+    })
+}
+
+fn size_json(ns: &Namespace, blocks: u32) -> Value {
+    json!({ "blocks": blocks, "bytes": ns.block_bytes.saturating_mul(blocks.into()) })
+}
+
+/// What a namespace recommends and promises of writes, in words.
+pub(super) fn promises(ns: &Namespace) -> String {
+    /// A unit of as many blocks as a command can have: whatever is written is atomic.
+    const EVERY_COMMAND: u32 = 65_536;
+    let bytes = |blocks: u32| Size(ns.block_bytes.saturating_mul(blocks.into()));
+    let unit = |blocks: u32| match blocks {
+        EVERY_COMMAND => "every write".to_string(),
+        1 => format!("{} (1 block)", bytes(1)),
+        _ => format!("{} ({blocks} blocks)", bytes(blocks)),
+    };
+    let Writes {
+        granularity,
+        unit: normal,
+        unit_power_fail,
+        boundary,
+        boundary_power_fail,
+        boundary_offset,
+        multiple,
+    } = ns.writes;
+    let indirection = match granularity {
+        0 => "no indirection unit told".to_string(),
+        _ => format!("indirection unit {}", unit(granularity)),
+    };
+    let mut text = format!(
+        "{indirection}; atomic {}, when the power fails {}",
+        unit(normal),
+        unit(unit_power_fail)
+    );
+    if boundary != 0 || boundary_power_fail != 0 {
+        let every = |blocks: u32| match blocks {
+            0 => "none".to_string(),
+            _ => bytes(blocks).to_string(),
+        };
+        let offset = match boundary_offset {
+            0 => String::new(),
+            lba => format!(" from LBA {lba}"),
+        };
+        let over = if multiple {
+            "atomic in parts (MAM 1)"
+        } else {
+            "not atomic (MAM 0)"
+        };
+        text += &format!(
+            "; boundaries {}, when the power fails {}{offset}: a write over one is {over}",
+            every(boundary),
+            every(boundary_power_fail),
+        );
+    }
+    text
+}
+
+const fn tear_name(tear: Tear) -> &'static str {
+    match tear {
+        Tear::Never => "never",
+        Tear::Legal => "legal",
+        Tear::Always => "always",
+    }
+}
+
+const fn tear_words(tear: Tear) -> &'static str {
+    match tear {
+        Tear::Never => "never: every write is executed at once",
+        Tear::Legal => "legal: those above their atomic unit or over a boundary",
+        Tear::Always => "always: every write of several blocks, whatever is promised",
+    }
 }
 
 fn test_json(test: &TestResult) -> Value {

@@ -10,7 +10,7 @@ use nvme_spec::{FeatureId, Status};
 use super::features::set;
 use super::place::nlb_z;
 use crate::env::IO;
-use crate::{Env, Namespace, Outcome, check};
+use crate::{Env, Namespace, Outcome, Writes, check};
 
 group! { "atomicity":
     namespace_units_are_ordered, "NVM 1.1 4.1.5.1",
@@ -53,22 +53,15 @@ fn identified(
 /// The unit that holds between commands; with `power_fail` the one for when the power fails.
 fn promise(env: &mut Env<'_>, ns: Namespace, power_fail: bool) -> Outcome<Promise> {
     let (controller, namespace) = identified(env, ns)?;
-    let features = NamespaceFeatures::from_bits_retain(namespace.nsfeat);
-    let own = features.contains(NamespaceFeatures::NSABP);
-    let (unit_z, boundary_z) = match (own, power_fail) {
-        (true, false) => (namespace.nawun_z, namespace.nabsn_z),
-        (true, true) => (namespace.nawupf_z, namespace.nabspf_z),
-        (false, false) => (controller.awun_z, 0),
-        (false, true) => (controller.awupf_z, 0),
+    let writes = Writes::new(&controller, &namespace);
+    let (unit, boundary) = match power_fail {
+        false => (writes.unit, writes.boundary),
+        true => (writes.unit_power_fail, writes.boundary_power_fail),
     };
     Ok(Promise {
-        unit: u64::from(unit_z) + 1,
-        boundary: if boundary_z == 0 {
-            0
-        } else {
-            u64::from(boundary_z) + 1
-        },
-        offset: namespace.nabo.into(),
+        unit: unit.into(),
+        boundary: boundary.into(),
+        offset: writes.boundary_offset.into(),
     })
 }
 

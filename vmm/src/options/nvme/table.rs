@@ -1,108 +1,154 @@
-//! The keys of `--nvme`: one row each, with what it means and how it is read.
+//! The keys of `--nvme` and of `[[nvme]]` in a file: one row each, with what it means, how it is
+//! read and how it is written.
 
 use nvme::{
-    CacheMode, Tear,
+    CacheMode, Extent, Tear,
     config::{MAX_IO_QUEUES, MAX_NAMESPACES, MAX_SHARDS, MAX_VECTORS},
 };
 use nvme_spec::registers::Vs;
 
 use super::{
     super::{
-        keys::{Key, number},
+        Size,
+        keys::{Form, Key, choose, number, word, words},
         parse_extent, parse_size,
     },
     Backend, Doorbells, NamespaceOptions, NvmeOptions,
 };
 
+/// Words and what they stand for.
+const BACKENDS: [(&str, Backend); 2] = [("ram", Backend::Ram), ("null", Backend::Null)];
+const CACHES: [(&str, CacheMode); 2] =
+    [("none", CacheMode::None), ("volatile", CacheMode::Volatile)];
+const TEARS: [(&str, Tear); 3] = [
+    ("never", Tear::Never),
+    ("legal", Tear::Legal),
+    ("always", Tear::Always),
+];
+const DOORBELLS: [(&str, Doorbells); 3] = [
+    ("trapped", Doorbells::Trapped),
+    ("shadow", Doorbells::Shadow),
+    ("ioeventfd", Doorbells::Ioeventfd),
+];
+const VERSIONS: [(&str, Vs); 2] = [("1.4", Vs::V1_4), ("2.1", Vs::V2_1)];
+const OFF_ON: [(&str, bool); 2] = [("off", false), ("on", true)];
+const BITS: [(&str, bool); 2] = [("0", false), ("1", true)];
+
+/// A size as it is written.
+fn size(bytes: u64) -> Option<String> {
+    Some(Size(bytes).to_string())
+}
+
+/// A size in bytes or blocks as it is written, if it is given.
+fn extent(extent: Option<Extent>) -> Option<String> {
+    extent.map(|extent| match extent {
+        Extent::Bytes(bytes) => Size(bytes).to_string(),
+        Extent::Blocks(blocks) => format!("{blocks}b"),
+    })
+}
+
+fn text_into(field: &mut String, text: &str) -> Result<(), String> {
+    text.clone_into(field);
+    Ok(())
+}
+
 /// Keys that a namespace may have for itself, as `nsN.key`.
 pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 12] = [
     Key {
         name: "size",
-        form: "SIZE",
-        help: "bytes of a namespace [1G]",
-        set: |ns, text| {
-            ns.size = parse_size(text)?;
-            Ok(())
-        },
+        form: Form::Size("a whole number of logical blocks"),
+        help: "size of a namespace",
+        unset: "",
+        set: |ns, text| parse_size(text).map(|bytes| ns.size = bytes),
+        get: |ns| size(ns.size),
     },
     Key {
         name: "lba",
-        form: "SIZE",
-        help: "bytes of a logical block: 512 to 64K, a power of two [512]",
-        set: |ns, text| {
-            ns.lba = parse_size(text)?;
-            Ok(())
-        },
+        form: Form::Size("512 to 64K, a power of two"),
+        help: "size of a logical block",
+        unset: "",
+        set: |ns, text| parse_size(text).map(|bytes| ns.lba = bytes),
+        get: |ns| size(ns.lba),
     },
     Key {
         name: "backend",
-        form: "ram|null",
-        help: "what stores it: memory, or nothing (keeps no data) [ram]",
-        set: |ns, text| {
-            ns.backend = match text {
-                "ram" => Backend::Ram,
-                "null" => Backend::Null,
-                _ => return Err("give ram or null".to_string()),
-            };
-            Ok(())
-        },
+        form: Form::Word(|| words(&BACKENDS)),
+        help: "what stores it: memory, or nothing",
+        unset: "",
+        set: |ns, text| choose(&BACKENDS, text).map(|backend| ns.backend = backend),
+        get: |ns| word(&BACKENDS, &ns.backend),
     },
     Key {
         name: "iu",
-        form: "SIZE",
-        help: "bytes of the indirection unit: 512 to 1M, a power of two, whatever lba is [none]",
-        set: |ns, text| {
-            ns.iu = Some(parse_size(text)?);
-            Ok(())
-        },
+        form: Form::Size("512 to 1M, a power of two"),
+        help: "the indirection unit, whatever lba is",
+        unset: "none",
+        set: |ns, text| parse_size(text).map(|bytes| ns.iu = Some(bytes)),
+        get: |ns| ns.iu.and_then(size),
     },
     Key {
         name: "nows",
-        form: "EXTENT",
-        help: "NOWS: the size of writes that perform best [iu]",
+        form: Form::Extent("a multiple of iu"),
+        help: "NOWS: the size of writes that perform best",
+        unset: "iu",
         set: |ns, text| parse_extent(text).map(|size| ns.nows = Some(size)),
+        get: |ns| extent(ns.nows),
     },
     Key {
         name: "noiob",
-        form: "EXTENT",
-        help: "NOIOB: boundaries that reads and writes should not cross [none]",
+        form: Form::Extent("1 to 65535 blocks"),
+        help: "NOIOB: boundaries that reads and writes should not cross",
+        unset: "none",
         set: |ns, text| parse_extent(text).map(|size| ns.noiob = Some(size)),
+        get: |ns| extent(ns.noiob),
     },
     Key {
         name: "nawun",
-        form: "EXTENT",
-        help: "NAWUN: a write of this size is atomic between commands [awun]",
+        form: Form::Extent("awun to 65536 blocks"),
+        help: "NAWUN: a write of this size is atomic between commands",
+        unset: "awun",
         set: |ns, text| parse_extent(text).map(|size| ns.atomics.normal = Some(size)),
+        get: |ns| extent(ns.atomics.normal),
     },
     Key {
         name: "nawupf",
-        form: "EXTENT",
-        help: "NAWUPF: a write of this size is atomic when the power fails [awupf]",
+        form: Form::Extent("awupf to nawun"),
+        help: "NAWUPF: a write of this size is atomic when the power fails",
+        unset: "awupf",
         set: |ns, text| parse_extent(text).map(|size| ns.atomics.power_fail = Some(size)),
+        get: |ns| extent(ns.atomics.power_fail),
     },
     Key {
         name: "nabsn",
-        form: "EXTENT",
-        help: "NABSN: a write over such a boundary is not atomic between commands [none]",
+        form: Form::Extent("nawun to 65536 blocks, 2 or more"),
+        help: "NABSN: a write over such a boundary is not atomic between commands",
+        unset: "none",
         set: |ns, text| parse_extent(text).map(|size| ns.atomics.boundary = Some(size)),
+        get: |ns| extent(ns.atomics.boundary),
     },
     Key {
         name: "nabspf",
-        form: "EXTENT",
-        help: "NABSPF: the same for when the power fails [none]",
+        form: Form::Extent("nawupf to 65536 blocks, 2 or more"),
+        help: "NABSPF: the same for when the power fails",
+        unset: "none",
         set: |ns, text| parse_extent(text).map(|size| ns.atomics.boundary_power_fail = Some(size)),
+        get: |ns| extent(ns.atomics.boundary_power_fail),
     },
     Key {
         name: "nabo",
-        form: "EXTENT",
-        help: "NABO: where the first boundary lies [0]",
+        form: Form::Extent("below nabsn and nabspf"),
+        help: "NABO: where the first boundary lies",
+        unset: "0",
         set: |ns, text| parse_extent(text).map(|size| ns.atomics.boundary_offset = Some(size)),
+        get: |ns| extent(ns.atomics.boundary_offset),
     },
     Key {
         name: "mam",
-        form: "0|1",
-        help: "MAM: 1, each part of a write between boundaries is atomic by itself [0]",
-        set: |ns, text| number(text, 0, 1u8).map(|n| ns.atomics.multiple = n == 1),
+        form: Form::Flag(["0", "1"]),
+        help: "MAM: 1, each part of a write between boundaries is atomic by itself",
+        unset: "",
+        set: |ns, text| choose(&BITS, text).map(|bit| ns.atomics.multiple = bit),
+        get: |ns| word(&BITS, &ns.atomics.multiple),
     },
 ];
 
@@ -110,150 +156,138 @@ pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 12] = [
 pub(super) const CONTROLLER_KEYS: [Key<NvmeOptions>; 17] = [
     Key {
         name: "namespaces",
-        form: "N",
-        help: "number of namespaces [1]; nsN.KEY=VALUE for size, lba or backend of one",
+        form: Form::Number(1, MAX_NAMESPACES as u64),
+        help: "number of namespaces; nsN.KEY=VALUE is for namespace N alone",
+        unset: "",
         set: |o, text| number(text, 1, MAX_NAMESPACES).map(|n| o.namespaces = n),
+        get: |o| Some(o.namespaces.to_string()),
     },
     Key {
         name: "queues",
-        form: "N",
-        help: "I/O queue pairs, 1 to 65535 [65]",
+        form: Form::Number(1, MAX_IO_QUEUES as u64),
+        help: "I/O queue pairs",
+        unset: "",
         set: |o, text| number(text, 1, MAX_IO_QUEUES).map(|n| o.queues = n),
+        get: |o| Some(o.queues.to_string()),
     },
     Key {
         name: "depth",
-        form: "N",
-        help: "the most entries of a queue, 2 to 65536 [65536]",
+        form: Form::Number(2, 65_536),
+        help: "the most entries of a queue",
+        unset: "",
         set: |o, text| number(text, 2, 65_536).map(|n| o.depth = n),
+        get: |o| Some(o.depth.to_string()),
     },
     Key {
         name: "vectors",
-        form: "N",
-        help: "MSI-X vectors, 1 to 2048 [queues + 1]",
+        form: Form::Number(1, MAX_VECTORS as u64),
+        help: "MSI-X vectors",
+        unset: "queues + 1",
         set: |o, text| number(text, 1, MAX_VECTORS).map(|n| o.vectors = Some(n)),
+        get: |o| o.vectors.map(|n| n.to_string()),
     },
     Key {
         name: "mdts",
-        form: "SIZE",
-        help: "the largest transfer: 8K to 64M, a power of two [512K]",
-        set: |o, text| {
-            o.mdts = parse_size(text)?;
-            Ok(())
-        },
+        form: Form::Size("8K to 64M, a power of two"),
+        help: "the largest transfer",
+        unset: "",
+        set: |o, text| parse_size(text).map(|bytes| o.mdts = bytes),
+        get: |o| size(o.mdts),
     },
     Key {
         name: "workers",
-        form: "N",
-        help: "threads that serve the controller [1]",
+        form: Form::Number(1, MAX_SHARDS as u64),
+        help: "threads that serve the controller",
+        unset: "",
         set: |o, text| number(text, 1, MAX_SHARDS).map(|n| o.workers = n),
+        get: |o| Some(o.workers.to_string()),
     },
     Key {
         name: "poll",
-        form: "MICROSECONDS",
-        help: "how long an idle worker polls before it sleeps, 0 to 1000000 [20]",
+        form: Form::Number(0, 1_000_000),
+        help: "microseconds that an idle worker polls before it sleeps",
+        unset: "",
         set: |o, text| number(text, 0, 1_000_000).map(|n| o.poll_us = n),
+        get: |o| Some(o.poll_us.to_string()),
     },
     Key {
         name: "cache",
-        form: "none|volatile",
-        help: "whether a volatile write cache is reported [none]",
-        set: |o, text| {
-            o.cache = match text {
-                "none" => CacheMode::None,
-                "volatile" => CacheMode::Volatile,
-                _ => return Err("give none or volatile".to_string()),
-            };
-            Ok(())
-        },
+        form: Form::Word(|| words(&CACHES)),
+        help: "whether a volatile write cache is reported",
+        unset: "",
+        set: |o, text| choose(&CACHES, text).map(|cache| o.cache = cache),
+        get: |o| word(&CACHES, &o.cache),
     },
     Key {
         name: "awun",
-        form: "EXTENT",
-        help: "AWUN: a write of this size is atomic between commands, on all namespaces [1b]",
+        form: Form::Extent("1 to 65536 blocks"),
+        help: "AWUN: a write of this size is atomic between commands, on all namespaces",
+        unset: "the smallest nawun, or 1b",
         set: |o, text| parse_extent(text).map(|size| o.atomics.normal = Some(size)),
+        get: |o| extent(o.atomics.normal),
     },
     Key {
         name: "awupf",
-        form: "EXTENT",
-        help: "AWUPF: a write of this size is atomic when the power fails, on all namespaces [1b]",
+        form: Form::Extent("1 block to awun"),
+        help: "AWUPF: a write of this size is atomic when the power fails, on all namespaces",
+        unset: "the smallest nawupf, or 1b",
         set: |o, text| parse_extent(text).map(|size| o.atomics.power_fail = Some(size)),
+        get: |o| extent(o.atomics.power_fail),
     },
     Key {
         name: "tear",
-        form: "never|legal|always",
-        help: "which writes of several blocks are torn: none, those above their atomic unit or over a boundary, all [legal]",
-        set: |o, text| {
-            o.tear = match text {
-                "never" => Tear::Never,
-                "legal" => Tear::Legal,
-                "always" => Tear::Always,
-                _ => return Err("give never, legal or always".to_string()),
-            };
-            Ok(())
-        },
+        form: Form::Word(|| words(&TEARS)),
+        help: "which writes of several blocks are torn: none, those above their atomic unit or over a boundary, all",
+        unset: "",
+        set: |o, text| choose(&TEARS, text).map(|tear| o.tear = tear),
+        get: |o| word(&TEARS, &o.tear),
     },
     Key {
         name: "seed",
-        form: "N",
-        help: "what is done by chance (where a write is torn) follows from it [0]",
+        form: Form::Number(0, u64::MAX),
+        help: "what is done by chance (where a write is torn) follows from it",
+        unset: "",
         set: |o, text| number(text, 0, u64::MAX).map(|n| o.seed = n),
+        get: |o| Some(o.seed.to_string()),
     },
     Key {
         name: "doorbells",
-        form: "HOW",
-        help: "trapped, shadow (offered for up to 511 queues) or ioeventfd (and rung without exits) [ioeventfd]",
-        set: |o, text| {
-            o.doorbells = match text {
-                "trapped" => Doorbells::Trapped,
-                "shadow" => Doorbells::Shadow,
-                "ioeventfd" => Doorbells::Ioeventfd,
-                _ => return Err("give trapped, shadow or ioeventfd".to_string()),
-            };
-            Ok(())
-        },
+        form: Form::Word(|| words(&DOORBELLS)),
+        help: "by exits alone; in memory too, for up to 511 queues; and rung without exits",
+        unset: "",
+        set: |o, text| choose(&DOORBELLS, text).map(|doorbells| o.doorbells = doorbells),
+        get: |o| word(&DOORBELLS, &o.doorbells),
     },
     Key {
         name: "lint",
-        form: "on|off",
-        help: "report what the driver does wrong, by rule; `ferrite lint-rules` lists them [off]",
-        set: |o, text| {
-            o.lint = match text {
-                "on" => true,
-                "off" => false,
-                _ => return Err("give on or off".to_string()),
-            };
-            Ok(())
-        },
+        form: Form::Flag(["off", "on"]),
+        help: "report what the driver does wrong, by rule; `ferrite lint-rules` lists them",
+        unset: "",
+        set: |o, text| choose(&OFF_ON, text).map(|lint| o.lint = lint),
+        get: |o| word(&OFF_ON, &o.lint),
     },
     Key {
         name: "version",
-        form: "1.4|2.1",
-        help: "the version of the specification that is reported and held [1.4]",
-        set: |o, text| {
-            o.version = match text {
-                "1.4" => Vs::V1_4,
-                "2.1" => Vs::V2_1,
-                _ => return Err("give 1.4 or 2.1".to_string()),
-            };
-            Ok(())
-        },
+        form: Form::Word(|| words(&VERSIONS)),
+        help: "the version of the specification that is reported and held",
+        unset: "",
+        set: |o, text| choose(&VERSIONS, text).map(|version| o.version = version),
+        get: |o| word(&VERSIONS, &o.version),
     },
     Key {
         name: "serial",
-        form: "TEXT",
-        help: "Serial Number, at most 20 characters [FERRITE0001]",
-        set: |o, text| {
-            o.serial = text.to_string();
-            Ok(())
-        },
+        form: Form::Text("1 to 20 printable ASCII characters"),
+        help: "Serial Number",
+        unset: "",
+        set: |o, text| text_into(&mut o.serial, text),
+        get: |o| Some(o.serial.clone()),
     },
     Key {
         name: "model",
-        form: "TEXT",
-        help: "Model Number, at most 40 characters",
-        set: |o, text| {
-            o.model = text.to_string();
-            Ok(())
-        },
+        form: Form::Text("1 to 40 printable ASCII characters"),
+        help: "Model Number",
+        unset: "",
+        set: |o, text| text_into(&mut o.model, text),
+        get: |o| Some(o.model.clone()),
     },
 ];

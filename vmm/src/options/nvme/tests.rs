@@ -1,6 +1,7 @@
 //! `--nvme`: what arrives, and what is refused.
 
 use super::*;
+use crate::options::{keys::Form, parse_size};
 
 fn built(text: &str) -> Result<ControllerConfig, OptionError> {
     let mut options = NvmeOptions::default();
@@ -58,15 +59,27 @@ fn each_wrong_value_is_refused_with_key_value_and_reason() {
         ("cache=yes", "cache", "none or volatile"),
         ("version=3", "version", "1.4"),
         ("version=2.0", "version", "1.4 or 2.1"),
-        ("lint=1", "lint", "on or off"),
+        ("lint=1", "lint", "off or on"),
         ("serial=", "serial", "1 to 20"),
         ("model=\u{e9}", "model", "ASCII"),
         ("namespaces=0", "namespaces", "1 to 1024"),
         ("ns2.lba=4K", "ns2.lba", "namespaces=2"),
         ("ns0.lba=4K", "ns0.lba", "namespace's number"),
-        ("ns1.lba=3", "lba", "power of two"),
+        ("ns1.lba=3", "ns1.lba", "power of two"),
         ("ns1.colour=red", "ns1.colour", "no such key"),
         ("colour=red", "colour", "size, lba, backend, iu"),
+        ("queue=3", "queue", "did you mean queues?"),
+        ("ns1.queues=3", "ns1.queues", "of the whole controller"),
+        (
+            "namespaces=2,ns2.awun=4K",
+            "ns2.awun",
+            "of the whole controller",
+        ),
+        (
+            "namespaces=2,ns2.nawun=1000",
+            "ns2.nawun",
+            "multiple of 512",
+        ),
         ("iu=3K", "iu", "power of two"),
         ("iu=2M", "iu", "1048576"),
         ("iu=16K,nows=24K", "nows", "multiple of 32 blocks"),
@@ -79,7 +92,7 @@ fn each_wrong_value_is_refused_with_key_value_and_reason() {
         ("nawun=8b,nabsn=4b", "nabsn", "use 8b or more"),
         ("nabo=1b", "nabo", "nabsn or nabspf"),
         ("mam=1", "mam", "nabsn or nabspf"),
-        ("mam=2", "mam", "0 to 1"),
+        ("mam=2", "mam", "0 or 1"),
         ("tear=yes", "tear", "never, legal or always"),
         ("seed=-1", "seed", "whole number"),
         ("lba", "lba", "key=value"),
@@ -91,9 +104,87 @@ fn each_wrong_value_is_refused_with_key_value_and_reason() {
 }
 
 #[test]
-fn help_names_every_key() {
+fn help_names_every_key_with_its_range_and_default() {
     let help = NvmeOptions::help();
-    for row in &CONTROLLER_KEYS {
-        assert!(help.contains(row.name), "{}", row.name);
+    for name in names() {
+        let row = help.split_once(&format!("\n  {name}="));
+        let (_, rest) = row.unwrap_or_else(|| panic!("{name}"));
+        let range = rest.lines().nth(1).expect("a second line");
+        assert!(range.contains("default "), "{name}: {range}");
+        assert!(!range.ends_with("default "), "{name}: {range}");
     }
+}
+
+#[test]
+fn numbers_are_refused_outside_of_the_range_that_help_tells() {
+    for row in &CONTROLLER_KEYS {
+        let Form::Number(least, most) = row.form else {
+            continue;
+        };
+        let set = |number: u128| (row.set)(&mut NvmeOptions::default(), &number.to_string());
+        let (least, most) = (u128::from(least), u128::from(most));
+        assert!(set(least).is_ok() && set(most).is_ok(), "{}", row.name);
+        assert!(set(most + 1).is_err(), "{}", row.name);
+        assert!(least == 0 || set(least - 1).is_err(), "{}", row.name);
+    }
+}
+
+#[test]
+fn sizes_are_refused_outside_of_the_range_that_help_tells() {
+    let rows = CONTROLLER_KEYS.iter().map(|row| (row.name, &row.form));
+    let rows = rows.chain(NAMESPACE_KEYS.iter().map(|row| (row.name, &row.form)));
+    let mut tried = 0;
+    for (name, form) in rows {
+        let Form::Size(range) = form else { continue };
+        let Some((least, most)) = range
+            .strip_suffix(", a power of two")
+            .and_then(|range| range.split_once(" to "))
+        else {
+            continue;
+        };
+        tried += 1;
+        let (least, most) = (parse_size(least), parse_size(most));
+        let (least, most) = (least.expect(name), most.expect(name));
+        // What else has to fit.
+        let check = |size: u64| {
+            let mut options = NvmeOptions::default();
+            let largest = Size(size.max(8192));
+            options.apply(&format!("size=1G,mdts={largest},{name}={size}"))?;
+            options.check()
+        };
+        assert_eq!(check(least), Ok(()), "{name}");
+        assert_eq!(check(most), Ok(()), "{name}");
+        assert!(
+            check(most * 2).is_err() && check(least / 2).is_err(),
+            "{name}"
+        );
+    }
+    assert!(tried >= 3, "{tried}");
+}
+
+#[test]
+fn what_is_preset_is_not_given() {
+    let mut options = NvmeOptions::default();
+    options.preset("lba=4K,ns2.lba=512").expect("valid");
+    options.apply("queues=8,ns1.lba=16K").expect("valid");
+    let given: Vec<&String> = options.given.keys().collect();
+    assert_eq!(given, ["ns1.lba", "queues"]);
+    assert_eq!(options.namespace.lba, 4096);
+}
+
+#[test]
+fn notes_tell_what_linux_does_not_use() {
+    let notes = |text: &str| {
+        let mut options = NvmeOptions::default();
+        options.apply(text).expect("valid");
+        options.notes().expect("valid")
+    };
+    assert_eq!(notes("size=1M"), [""; 0]);
+    let odd = notes("size=1M,nabspf=12K");
+    assert!(
+        odd.len() == 1 && odd.concat().contains("powers of two"),
+        "{odd:?}"
+    );
+    let offset = notes("size=1M,nabspf=16K,nabo=4K");
+    assert!(offset.concat().contains("nabo is not 0"), "{offset:?}");
 }

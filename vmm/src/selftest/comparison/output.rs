@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Comparison, Counts, Row, Verdict};
 use crate::options::Size;
-use crate::selftest::output::{BOLD, GREEN, RED, Style, controller_json, seconds};
+use crate::selftest::output::{BOLD, GREEN, RED, Style, controller_json, promises, seconds};
 
 /// The width of the first column of outcomes.
 const OUTCOME: usize = 9;
@@ -229,21 +229,17 @@ fn write_found(out: &mut dyn Write, name: &str, found: &Found, accelerator: &str
         "{name:<14}{}, firmware {}, NVMe {major}.{minor}, on {accelerator}",
         found.model, found.firmware
     )?;
-    let namespaces: Vec<String> = found
-        .namespaces
-        .iter()
-        .map(|ns| {
-            let lba = Size(ns.block_bytes);
-            format!("{} of {lba}", Size(ns.bytes()))
-        })
-        .collect();
     writeln!(
         out,
-        "              {} queue pairs of {} entries, {} vectors, transfers of {}, namespaces: {}",
+        "              {} queue pairs of {} entries, {} vectors, transfers of {}",
         found.submission_queues,
         found.queue_entries,
         found.vectors,
         Size(found.max_transfer_bytes),
-        namespaces.join(", ")
-    )
+    )?;
+    found.namespaces.iter().try_for_each(|ns| {
+        let (size, lba) = (Size(ns.bytes()), Size(ns.block_bytes));
+        let (nsid, promises) = (ns.nsid, promises(ns));
+        writeln!(out, "  namespace {nsid:<3} {size} of {lba}; {promises}")
+    })
 }

@@ -1,0 +1,5 @@
+//! The command's larger subcommands.
+
+mod selftest;
+
+pub(crate) use selftest::{SelftestArgs, selftest};
