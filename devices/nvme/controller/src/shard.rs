@@ -178,7 +178,7 @@ impl Lane {
         let waits = self.io.waits() && self.moving(work.shared);
         let retry = waits.then(|| work.now_ns.saturating_add(RETRY_NS));
         let deadlines = [signalled.next_ns, retry, self.keep_alive_ns()];
-        work.progress.deadline_ns = deadlines.into_iter().flatten().min();
+        work.progress.deadline_ns = deadlines.into_iter().fold(None, earlier);
         work.progress.more |= self.has_work(work.shared);
     }
 
@@ -487,6 +487,14 @@ impl Lane {
             result = result.and(posted);
         }
         result
+    }
+}
+
+/// The earlier of two times, where there are any.
+fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }
 
