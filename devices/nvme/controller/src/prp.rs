@@ -2,7 +2,7 @@
 
 use nvme_spec::{PRP_ENTRY_BYTES, Status};
 use storage::{GuestRam, Request};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use zerocopy::IntoBytes;
 
 /// PRP entries read from a list in one copy.
@@ -37,70 +37,139 @@ pub(crate) fn walk(
     if !prp1.is_multiple_of(4) {
         return Err(Status::INVALID_PRP_OFFSET.dnr());
     }
-    let first = len.min(page_bytes - prp1 % page_bytes);
-    push(request, memory, prp1, first.min(most))?;
+    let mut into = Walk {
+        request,
+        mapped: Mapped::new(memory),
+        page_bytes,
+    };
+    let first = len.min(page_bytes - into.offset(prp1));
+    into.push(prp1, first.min(most))?;
     let left = len - first;
     let most = most.saturating_sub(first);
     if left == 0 || most == 0 {
         Ok(())
     } else if left <= page_bytes {
-        page(request, memory, page_bytes, prp2, left.min(most))
+        into.page(prp2, left.min(most))
     } else {
-        list(request, memory, page_bytes, prp2, left, most)
+        into.list(prp2, left, most)
     }
 }
 
-/// Follows a list of `left` bytes, and the lists chained behind it, for `most` of them.
-fn list(
-    request: &mut Request,
-    memory: &GuestRam,
+/// A request that is being given its segments.
+struct Walk<'r, 'm> {
+    request: &'r mut Request,
+    mapped: Mapped<'m>,
+    /// A power of two.
     page_bytes: u64,
-    mut at: u64,
-    mut left: u64,
-    mut most: u64,
-) -> Result<(), Status> {
-    if !at.is_multiple_of(PRP_ENTRY_BYTES) {
-        return Err(Status::INVALID_PRP_OFFSET.dnr());
+}
+
+/// Memory, and the region that the last page was in: another page of it needs no search.
+struct Mapped<'m> {
+    memory: &'m GuestRam,
+    first: u64,
+    last: u64,
+}
+
+impl Walk<'_, '_> {
+    /// How far into its page an address is.
+    const fn offset(&self, address: u64) -> u64 {
+        address & (self.page_bytes - 1)
     }
-    let mut chunk = [0u64; LIST_CHUNK];
-    loop {
-        let wanted = left.div_ceil(page_bytes);
-        let room = (page_bytes - at % page_bytes) / PRP_ENTRY_BYTES;
-        // The last entry of a list page is a pointer to the next one if more is to come.
-        let (mut entries, chained) = if wanted > room {
-            (room - 1, true)
-        } else {
-            (wanted, false)
-        };
-        while entries > 0 {
-            let count = entries
-                .min(LIST_CHUNK as u64)
-                .min(most.div_ceil(page_bytes));
-            let part = usize::try_from(count).ok().and_then(|n| chunk.get_mut(..n));
-            let part = part.unwrap_or_default();
-            read(memory, at, part)?;
-            for &entry in part.iter() {
-                let bytes = left.min(page_bytes);
-                page(request, memory, page_bytes, entry, bytes.min(most))?;
-                left -= bytes;
-                most = most.saturating_sub(bytes);
-            }
-            if most == 0 {
-                return Ok(());
-            }
-            at = at.wrapping_add(count * PRP_ENTRY_BYTES);
-            entries -= count;
-        }
-        if !chained {
-            return Ok(());
-        }
-        let mut next = [0u64];
-        read(memory, at, &mut next)?;
-        let [next] = next;
-        if !next.is_multiple_of(page_bytes) {
+
+    /// Follows a list of `left` bytes, and the lists chained behind it, for `most` of them.
+    fn list(&mut self, mut at: u64, mut left: u64, mut most: u64) -> Result<(), Status> {
+        if !at.is_multiple_of(PRP_ENTRY_BYTES) {
             return Err(Status::INVALID_PRP_OFFSET.dnr());
         }
-        at = next;
+        let page_bytes = self.page_bytes;
+        let mut chunk = [0u64; LIST_CHUNK];
+        loop {
+            let wanted = left.div_ceil(page_bytes);
+            let room = (page_bytes - self.offset(at)) / PRP_ENTRY_BYTES;
+            // The last entry of a list page is a pointer to the next one if more is to come.
+            let (mut entries, chained) = if wanted > room {
+                (room - 1, true)
+            } else {
+                (wanted, false)
+            };
+            while entries > 0 {
+                let count = entries
+                    .min(LIST_CHUNK as u64)
+                    .min(most.div_ceil(page_bytes));
+                let part = usize::try_from(count).ok().and_then(|n| chunk.get_mut(..n));
+                let part = part.unwrap_or_default();
+                read(self.mapped.memory, at, part)?;
+                for &entry in part.iter() {
+                    let bytes = left.min(page_bytes);
+                    self.page(entry, bytes.min(most))?;
+                    left -= bytes;
+                    most = most.saturating_sub(bytes);
+                }
+                if most == 0 {
+                    return Ok(());
+                }
+                at = at.wrapping_add(count * PRP_ENTRY_BYTES);
+                entries -= count;
+            }
+            if !chained {
+                return Ok(());
+            }
+            let mut next = [0u64];
+            read(self.mapped.memory, at, &mut next)?;
+            let [next] = next;
+            if self.offset(next) != 0 {
+                return Err(Status::INVALID_PRP_OFFSET.dnr());
+            }
+            at = next;
+        }
+    }
+
+    /// An entry that must name the start of a page.
+    fn page(&mut self, entry: u64, bytes: u64) -> Result<(), Status> {
+        if self.offset(entry) != 0 {
+            return Err(Status::INVALID_PRP_OFFSET.dnr());
+        }
+        self.push(entry, bytes)
+    }
+
+    fn push(&mut self, addr: u64, bytes: u64) -> Result<(), Status> {
+        if !self.mapped.has(addr, bytes) {
+            return Err(Status::DATA_TRANSFER_ERROR.dnr());
+        }
+        // At most a page, and pages are at most 128 MiB (CC.MPS).
+        let len = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.request.push_segment(addr, len);
+        Ok(())
+    }
+}
+
+impl<'m> Mapped<'m> {
+    const fn new(memory: &'m GuestRam) -> Self {
+        Self {
+            memory,
+            first: 1,
+            last: 0,
+        }
+    }
+
+    /// Whether the range is memory.
+    fn has(&mut self, addr: u64, bytes: u64) -> bool {
+        self.region_has(addr, bytes) || self.search(addr, bytes)
+    }
+
+    const fn region_has(&self, addr: u64, bytes: u64) -> bool {
+        self.first <= addr && addr <= self.last && bytes.wrapping_sub(1) <= self.last - addr
+    }
+
+    fn search(&mut self, addr: u64, bytes: u64) -> bool {
+        let at = GuestAddress(addr);
+        if let Some(region) = self.memory.find_region(at) {
+            self.first = region.start_addr().raw_value();
+            self.last = region.last_addr().raw_value();
+        }
+        // It may go on in the next region.
+        self.region_has(addr, bytes)
+            || usize::try_from(bytes).is_ok_and(|bytes| self.memory.check_range(at, bytes))
     }
 }
 
@@ -108,30 +177,6 @@ fn read(memory: &GuestRam, at: u64, entries: &mut [u64]) -> Result<(), Status> {
     memory
         .read_slice(entries.as_mut_bytes(), GuestAddress(at))
         .map_err(|_| Status::DATA_TRANSFER_ERROR.dnr())
-}
-
-/// An entry that must name the start of a page.
-fn page(
-    request: &mut Request,
-    memory: &GuestRam,
-    page_bytes: u64,
-    entry: u64,
-    bytes: u64,
-) -> Result<(), Status> {
-    if !entry.is_multiple_of(page_bytes) {
-        return Err(Status::INVALID_PRP_OFFSET.dnr());
-    }
-    push(request, memory, entry, bytes)
-}
-
-fn push(request: &mut Request, memory: &GuestRam, addr: u64, bytes: u64) -> Result<(), Status> {
-    // At most a page, and pages are at most 128 MiB (CC.MPS).
-    let len = u32::try_from(bytes).unwrap_or(u32::MAX);
-    if !memory.check_range(GuestAddress(addr), len as usize) {
-        return Err(Status::DATA_TRANSFER_ERROR.dnr());
-    }
-    request.push_segment(addr, len);
-    Ok(())
 }
 
 #[cfg(test)]
@@ -266,6 +311,35 @@ mod tests {
         put(&memory, 0x11FF8, &[0x30008]);
         let got = segments(&memory, 0x1000, 0x11FF8, 12288);
         assert_eq!(got, Err(Status::INVALID_PRP_OFFSET.dnr()));
+    }
+
+    /// Pages of two regions that touch, of one beyond a gap, and of none.
+    #[test]
+    fn each_page_is_looked_for_in_its_own_region() {
+        let ranges = [(0, 0x12000), (0x12000, 0x3000), (0x20000, 0x1000)];
+        let ranges = ranges.map(|(at, bytes)| (GuestAddress(at), bytes));
+        let memory = GuestRam::from_ranges(&ranges).expect("memory");
+        let list = |entries: &[u64]| {
+            put(&memory, 0x1000, entries);
+            let bytes = (1 + entries.len() as u64) * PAGE;
+            segments(&memory, 0x3000, 0x1000, bytes).map(|got| got.len())
+        };
+        assert_eq!(list(&[0x20000, 0x5000, 0x13000, 0x20000]), Ok(5));
+        for outside in [0x15000, 0x1F000, 0x21000, !0xFFF] {
+            let got = list(&[0x20000, outside]);
+            assert_eq!(got, Err(Status::DATA_TRANSFER_ERROR.dnr()), "{outside:#x}");
+        }
+        // A page of guest memory, larger than the region it begins in.
+        let mut request = Request::default();
+        let mut walk = |prp1, len| {
+            let buffer = Buffer { prp1, prp2: 0, len };
+            walk(&mut request, &memory, 0x10000, buffer, len)
+        };
+        assert_eq!(walk(0x10000, 0x5000), Ok(()));
+        assert_eq!(
+            walk(0x10000, 0x5001),
+            Err(Status::DATA_TRANSFER_ERROR.dnr())
+        );
     }
 
     #[test]

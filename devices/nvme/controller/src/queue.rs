@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 
 use nvme_spec::{CQE_BYTES, Cqe, SQE_BYTES, Sqe};
 use storage::GuestRam;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, VolatileMemoryError, VolatileSlice,
+};
 use zerocopy::IntoBytes;
 
 use crate::{doorbell::Side, ids::AdminTicket, shadow::Bell};
@@ -123,13 +125,12 @@ impl CompletionQueue {
         self.release(permit);
         cqe.status_phase = cqe.status().to_wire(self.phase);
         let address = self.base + u64::from(self.tail) * CQE_BYTES as u64;
-        let last = address + Cqe::LAST_DWORD;
-        let [dw0, dw1] = [cqe.dw0, cqe.dw1];
-        let dw2 = u32::from(cqe.sqhd) | u32::from(cqe.sqid) << 16;
+        // A slot lies within a page, and so within a region: one look-up for all of it.
         memory
-            .write_slice([dw0, dw1, dw2].as_bytes(), GuestAddress(address))
-            .and_then(|()| memory.store(cqe.last_dword(), GuestAddress(last), Ordering::Release))
-            .map_err(|_| QueueFault {
+            .get_slice(GuestAddress(address), CQE_BYTES)
+            .map_err(|_| ())
+            .and_then(|slot| store(&slot, &cqe).map_err(|_| ()))
+            .map_err(|()| QueueFault {
                 qid: self.qid,
                 address,
             })?;
@@ -140,6 +141,19 @@ impl CompletionQueue {
         }
         Ok(())
     }
+}
+
+/// Byte offsets in a completion queue entry.
+const DW2: usize = 8;
+const DW3: usize = 12;
+
+/// Stores a completion in its slot, the dword with the phase last.
+fn store(slot: &VolatileSlice<'_, ()>, cqe: &Cqe) -> Result<(), VolatileMemoryError> {
+    let dw2 = u32::from(cqe.sqhd) | u32::from(cqe.sqid) << 16;
+    let [low, high] = [cqe.dw0, cqe.dw1].map(u64::from);
+    slot.store(low | high << 32, 0, Ordering::Relaxed)?;
+    slot.store(dw2, DW2, Ordering::Relaxed)?;
+    slot.store(cqe.last_dword(), DW3, Ordering::Release)
 }
 
 /// A submission queue (Base 3.3.3.2).
@@ -317,24 +331,33 @@ mod tests {
     /// there by then. Where the rest is not memory, the phase must not show either.
     #[test]
     fn the_phase_is_not_written_before_the_rest_of_its_entry() {
-        let entry = 0x1000;
-        let last = entry + Cqe::LAST_DWORD;
-        let memory = GuestRam::from_ranges(&[(GuestAddress(last), 4)]).expect("memory");
-        let mut cq = CompletionQueue::new(1, entry, 2, None);
-        let permit = cq.reserve().expect("one slot");
+        // A slot that refuses its first store, of eight bytes that are not aligned, and no other.
+        let mut words = [0u64; 3];
+        let slot = words.as_mut_bytes().get_mut(4..20).expect("within");
+        let slot = VolatileSlice::from(slot);
         let cqe = Cqe {
             cid: 7,
             ..Cqe::default()
         };
-        let fault = QueueFault {
-            qid: 1,
-            address: entry,
-        };
-        assert_eq!(cq.post(permit, cqe, &memory), Err(fault));
-        let written: u32 = memory
-            .load(GuestAddress(last), Ordering::Acquire)
-            .expect("mapped");
-        assert_eq!(written, 0);
+        assert!(store(&slot, &cqe).is_err());
+        let dword = |at| slot.load::<u32>(at, Ordering::Acquire).expect("aligned");
+        assert_eq!([dword(DW2), dword(DW3)], [0, 0]);
+        assert!(slot.store(cqe.last_dword(), DW3, Ordering::Release).is_ok());
+    }
+
+    #[test]
+    fn a_slot_that_is_not_memory_is_a_fault() {
+        let entry = 0x1000;
+        for bytes in [0x1000, 0x1008] {
+            let memory = GuestRam::from_ranges(&[(GuestAddress(0), bytes)]).expect("memory");
+            let mut cq = CompletionQueue::new(1, entry, 2, None);
+            let permit = cq.reserve().expect("one slot");
+            let fault = QueueFault {
+                qid: 1,
+                address: entry,
+            };
+            assert_eq!(cq.post(permit, Cqe::default(), &memory), Err(fault));
+        }
     }
 
     #[test]
