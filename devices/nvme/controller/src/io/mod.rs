@@ -68,6 +68,9 @@ pub(crate) struct IoEngine {
     free: Vec<u16>,
     /// Slots whose request waits to be submitted, oldest first.
     deferred: VecDeque<u16>,
+    /// How many of these wait for their turn, and for room.
+    turns: usize,
+    rooms: usize,
     /// Scratch for trying those again.
     retrying: VecDeque<u16>,
     /// Segments that every request has room for.
@@ -128,6 +131,8 @@ impl IoEngine {
             slots: (0..count).map(slot).collect(),
             free: (0..count).rev().collect(),
             deferred: VecDeque::with_capacity(IN_FLIGHT),
+            turns: 0,
+            rooms: 0,
             retrying: VecDeque::with_capacity(IN_FLIGHT),
             segments,
             reaped: Vec::with_capacity(IN_FLIGHT),
@@ -146,14 +151,7 @@ impl IoEngine {
 
     /// Whether polling again now gets something done.
     pub(crate) fn runnable(&self) -> bool {
-        if self.is_idle() {
-            return false;
-        }
-        let turn = |&tag: &u16| {
-            let slot = self.slots.get(usize::from(tag));
-            slot.is_some_and(|slot| slot.waits_for == WaitsFor::Turn)
-        };
-        self.deferred.iter().any(turn) || self.queues.iter().any(Queue::runnable)
+        !self.is_idle() && (self.turns > 0 || self.queues.iter().any(Queue::runnable))
     }
 
     /// Whether commands wait for something that nobody will tell of: their backend.
@@ -161,11 +159,7 @@ impl IoEngine {
         if self.is_idle() || self.runnable() {
             return false;
         }
-        let room = |&tag: &u16| {
-            let slot = self.slots.get(usize::from(tag));
-            slot.is_some_and(|slot| slot.waits_for == WaitsFor::Room)
-        };
-        self.deferred.iter().any(room) || self.queues.iter().any(|queue| queue.pending() > 0)
+        self.rooms > 0 || self.queues.iter().any(|queue| queue.pending() > 0)
     }
 
     /// Starts a command; the caller has made sure of [`room`](Self::room).
@@ -272,6 +266,9 @@ impl IoEngine {
 
     /// Whether a request must let a deferred one go first, which waits for the same backend's room.
     fn is_behind(&self, namespace: usize) -> bool {
+        if self.rooms == 0 {
+            return false;
+        }
         self.deferred.iter().any(|&tag| {
             let slot = self.slots.get(usize::from(tag));
             slot.is_some_and(|slot| {
@@ -307,6 +304,9 @@ impl IoEngine {
             slot.waits_for = waits_for;
             self.deferred
                 .push_back(u16::try_from(tag).unwrap_or_default());
+            if let Some(count) = counted(waits_for, &mut self.turns, &mut self.rooms) {
+                *count += 1;
+            }
         }
     }
 
@@ -316,6 +316,7 @@ impl IoEngine {
             return;
         }
         std::mem::swap(&mut self.deferred, &mut self.retrying);
+        (self.turns, self.rooms) = (0, 0);
         while let Some(tag) = self.retrying.pop_front() {
             let Some(slot) = self.slots.get_mut(usize::from(tag)) else {
                 continue;
@@ -397,6 +398,7 @@ impl IoEngine {
     ) -> Vec<(Command, Sqe)> {
         let mut taken = Vec::new();
         let (slots, free) = (&mut self.slots, &mut self.free);
+        let (turns, rooms) = (&mut self.turns, &mut self.rooms);
         self.deferred.retain(|&tag| {
             let Some(slot) = slots.get_mut(usize::from(tag)) else {
                 return false;
@@ -417,6 +419,9 @@ impl IoEngine {
                 mut job,
             } = pending;
             forget_range(shared, &mut job);
+            if let Some(count) = counted(slot.waits_for, turns, rooms) {
+                *count = count.saturating_sub(1);
+            }
             slot.ranges = job.into_ranges();
             free.push(tag);
             taken.push((command, sqe));
@@ -446,6 +451,19 @@ impl IoEngine {
 
     fn slot(&mut self, tag: u64) -> Option<&mut Slot> {
         self.slots.get_mut(usize::try_from(tag).ok()?)
+    }
+}
+
+/// The count that a deferred request is in, if it is in one.
+const fn counted<'c>(
+    waits_for: WaitsFor,
+    turns: &'c mut usize,
+    rooms: &'c mut usize,
+) -> Option<&'c mut usize> {
+    match waits_for {
+        WaitsFor::Turn => Some(turns),
+        WaitsFor::Room => Some(rooms),
+        WaitsFor::Range => None,
     }
 }
 

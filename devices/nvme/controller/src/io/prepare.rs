@@ -18,7 +18,12 @@ use crate::{
 };
 
 /// What a command costs beyond the first [`STEP_BYTES`] of its data, in such steps.
+#[inline]
 pub(crate) fn cost(shared: &Shared, sqe: &Sqe) -> u32 {
+    if RwCdw12::from(sqe.cdw12).nlb_z() == 0 {
+        // A block is less than a step, and what is no transfer costs nothing more.
+        return 0;
+    }
     let moves = matches!(
         table::io_kind(sqe.nvm_opcode()),
         Some(IoKind::Read | IoKind::Write | IoKind::Compare)
