@@ -62,7 +62,7 @@ impl Controller {
             memory,
             namespaces,
             registers: Mutex::new(Registers::new()),
-            doorbells: Doorbells::new(config.io_queues),
+            doorbells: Doorbells::new(config.io_queues, config.shards),
             mailboxes: Mailboxes::new(config.shards),
             faults: AtomicU32::new(0),
             settings: Settings::new(config.vectors),

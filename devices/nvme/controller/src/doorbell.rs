@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::ids::ShardId;
+use crate::{ids::ShardId, rung::Rung};
 
 /// Which doorbell: that of a submission queue's tail or of a completion queue's head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,11 +21,14 @@ const NOBODY: u32 = u32::MAX;
 
 /// The doorbells of every queue pair the controller may have.
 ///
-/// A ring is one atomic store; the shard that owns the queue judges the value when it reads it.
+/// A ring is an atomic store, and a bit that tells the shard that owns the queue to look; it judges
+/// the value when it reads it.
 /// Only shard 0 opens and closes doorbells, before a queue's creation and after its end.
 #[derive(Debug)]
 pub(crate) struct Doorbells {
     pairs: Box<[Pair]>,
+    /// What was rung, a shard each.
+    rung: Box<[Rung]>,
 }
 
 /// A queue pair's doorbells, on a cache line of their own: CPUs ring different pairs at once.
@@ -41,9 +44,15 @@ struct Doorbell {
     in_memory: AtomicBool,
 }
 
+/// A doorbell's number among those of its shard: a queue pair's head first, that its slots are free
+/// when its commands are fetched.
+fn number(qid: u16, side: Side) -> usize {
+    2 * usize::from(qid) + usize::from(side == Side::SqTail)
+}
+
 impl Doorbells {
-    /// Doorbells for queue identifiers 0 to `io_queues`.
-    pub(crate) fn new(io_queues: u16) -> Self {
+    /// Doorbells for queue identifiers 0 to `io_queues`, of queues on `shards` shards.
+    pub(crate) fn new(io_queues: u16, shards: ShardId) -> Self {
         let doorbell = || Doorbell {
             value: AtomicU32::new(0),
             owner: AtomicU32::new(NOBODY),
@@ -52,6 +61,9 @@ impl Doorbells {
         Self {
             pairs: (0..=io_queues)
                 .map(|_| Pair([doorbell(), doorbell()]))
+                .collect(),
+            rung: (0..shards)
+                .map(|_| Rung::new(2 * (usize::from(io_queues) + 1)))
                 .collect(),
         }
     }
@@ -72,7 +84,34 @@ impl Doorbells {
             return None;
         }
         doorbell.value.store(value, Ordering::Release);
-        ShardId::try_from(owner).ok()
+        let shard = ShardId::try_from(owner).ok()?;
+        if let Some(rung) = self.rung.get(usize::from(shard)) {
+            rung.set(number(qid, side));
+        }
+        Some(shard)
+    }
+
+    /// Whether a doorbell of the shard was rung since it took what was.
+    pub(crate) fn any_rung(&self, shard: ShardId) -> bool {
+        let rung = self.rung.get(usize::from(shard));
+        rung.is_some_and(|rung| rung.any())
+    }
+
+    /// Calls `look` for each doorbell of the shard that was rung since it was called last, whether
+    /// or not the value is another. Values that were there before a queue are told too.
+    pub(crate) fn take_rung(&self, shard: ShardId, mut look: impl FnMut(u16, Side)) {
+        if let Some(rung) = self.rung.get(usize::from(shard)) {
+            rung.take(|number| {
+                let side = if number % 2 == 0 {
+                    Side::CqHead
+                } else {
+                    Side::SqTail
+                };
+                if let Ok(qid) = u16::try_from(number / 2) {
+                    look(qid, side);
+                }
+            });
+        }
     }
 
     /// The last value written.

@@ -49,6 +49,7 @@ mod queue;
 mod range_table;
 mod registers;
 mod rings;
+mod rung;
 mod settings;
 mod shadow;
 mod shard;

@@ -4,9 +4,7 @@ use std::sync::atomic::Ordering;
 
 use nvme_spec::{CQE_BYTES, Cqe, SQE_BYTES, Sqe};
 use storage::GuestRam;
-use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, VolatileMemoryError, VolatileSlice,
-};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemoryError, VolatileSlice};
 use zerocopy::IntoBytes;
 
 use crate::{doorbell::Side, ids::AdminTicket, shadow::Bell};
@@ -172,6 +170,8 @@ pub(crate) struct SubmissionQueue {
     tail: u32,
     /// Where the host's tails come from.
     pub(crate) bell: Bell,
+    /// It is in its shard's list of queues that may have commands.
+    pub(crate) active: bool,
     /// Commands fetched and not completed.
     pub(crate) in_flight: u32,
     /// The Delete I/O Submission Queue command that waits for the last of them.
@@ -190,6 +190,7 @@ impl SubmissionQueue {
             head: 0,
             tail: 0,
             bell: Bell::trapped(qid, Side::SqTail),
+            active: false,
             in_flight: 0,
             deleting: None,
         }

@@ -1,12 +1,14 @@
 //! The queues of a shard, and the bookkeeping between submission and completion.
 
+use std::collections::VecDeque;
+
 use nvme_spec::{Cqe, Sqe, Status};
 use storage::GuestRam;
 
 use crate::{
     command::Command,
     doorbell::{Doorbells, FAULT_DOORBELL_VALUE, Side},
-    ids::AdminTicket,
+    ids::{AdminTicket, ShardId},
     interrupts::Interrupts,
     queue::{BadDoorbell, CompletionQueue, QueueFault, SubmissionQueue},
     shadow::{Bell, Rung, ShadowBuffers},
@@ -17,10 +19,38 @@ use crate::{
 /// A shard's submission and completion queues. A queue keeps its place in its list for life.
 #[derive(Debug, Default)]
 pub(crate) struct Rings {
-    pub(crate) sqs: Vec<Option<SubmissionQueue>>,
+    sqs: Vec<Option<SubmissionQueue>>,
     cqs: Vec<Option<CompletionQueue>>,
+    sq_places: Places,
+    cq_places: Places,
+    /// The submission queues that may have commands, by their places, in the order of their turns.
+    active: VecDeque<usize>,
+    /// A queue's doorbell may have a value that no ring tells of: it was there before the queue.
+    unread: bool,
+    /// Queues have their tails and heads in memory, where nothing tells of them.
+    in_memory: bool,
     /// Submission queues being deleted.
     deleting: usize,
+}
+
+/// Where queues are in their list, by identifier.
+#[derive(Debug, Default)]
+struct Places(Vec<Option<u32>>);
+
+impl Places {
+    fn get(&self, qid: u16) -> Option<usize> {
+        usize::try_from((*self.0.get(usize::from(qid))?)?).ok()
+    }
+
+    fn set(&mut self, qid: u16, place: Option<usize>) {
+        let qid = usize::from(qid);
+        if self.0.len() <= qid {
+            self.0.resize(qid + 1, None);
+        }
+        if let Some(entry) = self.0.get_mut(qid) {
+            *entry = place.and_then(|place| u32::try_from(place).ok());
+        }
+    }
 }
 
 fn place<T>(list: &mut Vec<Option<T>>, value: T) -> usize {
@@ -35,33 +65,42 @@ fn place<T>(list: &mut Vec<Option<T>>, value: T) -> usize {
 
 impl Rings {
     pub(crate) fn add_cq(&mut self, queue: CompletionQueue) {
-        place(&mut self.cqs, queue);
+        let qid = queue.qid;
+        self.in_memory |= queue.bell.is_in_memory();
+        self.unread = true;
+        let place = place(&mut self.cqs, queue);
+        self.cq_places.set(qid, Some(place));
     }
 
     /// Adds a submission queue whose completion queue is here.
     pub(crate) fn add_sq(&mut self, mut queue: SubmissionQueue) {
-        let cqid = queue.cqid;
-        let bound = self
-            .cqs
-            .iter()
-            .position(|cq| cq.as_ref().is_some_and(|cq| cq.qid == cqid));
-        if let Some(cq_slot) = bound {
+        if let Some(cq_slot) = self.cq_places.get(queue.cqid) {
+            let qid = queue.qid;
             queue.cq_slot = cq_slot;
-            place(&mut self.sqs, queue);
+            self.in_memory |= queue.bell.is_in_memory();
+            self.unread = true;
+            let place = place(&mut self.sqs, queue);
+            self.sq_places.set(qid, Some(place));
+            // No queue is twice in the list.
+            self.active.reserve(self.sqs.len());
         }
     }
 
     /// Takes out a completion queue that no submission queue is bound to; its vector.
     pub(crate) fn remove_cq(&mut self, qid: u16) -> Option<u16> {
-        let is_it = |cq: &&mut Option<CompletionQueue>| cq.as_ref().is_some_and(|cq| cq.qid == qid);
-        self.cqs.iter_mut().find(is_it)?.take()?.vector
+        let place = self.cq_places.get(qid)?;
+        self.cq_places.set(qid, None);
+        self.cqs.get_mut(place)?.take()?.vector
     }
 
     /// Fetches no more from a queue; [`take_deleted`](Self::take_deleted) tells when its commands
     /// are done. Its place.
     pub(crate) fn delete_sq(&mut self, qid: u16, ticket: AdminTicket) -> Option<usize> {
         let index = self.sq_index(qid)?;
-        self.sqs.get_mut(index)?.as_mut()?.deleting = Some(ticket);
+        let sq = self.sqs.get_mut(index)?.as_mut()?;
+        sq.deleting = Some(ticket);
+        sq.active = false;
+        self.active.retain(|&active| active != index);
         self.deleting += 1;
         Some(index)
     }
@@ -73,12 +112,14 @@ impl Rings {
         }
         for slot in &mut self.sqs {
             if let Some(SubmissionQueue {
+                qid,
                 deleting: Some(ticket),
                 in_flight: 0,
                 ..
             }) = slot
             {
                 let ticket = *ticket;
+                self.sq_places.set(*qid, None);
                 *slot = None;
                 self.deleting -= 1;
                 return Some(ticket);
@@ -87,12 +128,80 @@ impl Rings {
         None
     }
 
-    /// Judges the heads that the host wrote.
-    pub(crate) fn read_cq_doorbells(&mut self, work: &Work<'_>) -> Result<(), QueueFault> {
-        for cq in self.cqs.iter_mut().flatten() {
-            read_head(cq, work)?;
+    /// Judges the heads that the host wrote, and finds the submission queues that it may have
+    /// written a tail for: they get a turn.
+    pub(crate) fn read_doorbells(
+        &mut self,
+        work: &Work<'_>,
+        shard: ShardId,
+    ) -> Result<(), QueueFault> {
+        let mut result = Ok(());
+        work.shared.doorbells.take_rung(shard, |qid, side| {
+            let heads = (side == Side::CqHead).then(|| self.cq_places.get(qid));
+            match heads {
+                Some(place) => {
+                    let cq = place.and_then(|place| self.cqs.get_mut(place)?.as_mut());
+                    let read = cq.map_or(Ok(()), |cq| read_head(cq, work));
+                    result = std::mem::replace(&mut result, Ok(())).and(read);
+                }
+                None => {
+                    if let Some(place) = self.sq_places.get(qid)
+                        && let Some(Some(sq)) = self.sqs.get_mut(place)
+                    {
+                        activate(sq, place, &mut self.active);
+                    }
+                }
+            }
+        });
+        if self.unread || self.in_memory {
+            let all = std::mem::take(&mut self.unread);
+            let concerns = |bell: &Bell| all || bell.is_in_memory();
+            for cq in self
+                .cqs
+                .iter_mut()
+                .flatten()
+                .filter(|cq| concerns(&cq.bell))
+            {
+                read_head(cq, work)?;
+            }
+            for (place, sq) in self.sqs.iter_mut().enumerate() {
+                let Some(sq) = sq.as_mut().filter(|sq| concerns(&sq.bell)) else {
+                    continue;
+                };
+                read_tail(sq, work)?;
+                if sq.waiting() > 0 {
+                    activate(sq, place, &mut self.active);
+                }
+            }
         }
-        Ok(())
+        result
+    }
+
+    /// How many submission queues may have commands.
+    pub(crate) fn active(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Takes the queue whose turn it is, by its place; [`had_turn`](Self::had_turn) follows.
+    pub(crate) fn next_turn(&mut self) -> Option<usize> {
+        self.active.pop_front()
+    }
+
+    /// Puts a queue in line again if it has more.
+    pub(crate) fn had_turn(&mut self, index: usize) {
+        if let Some(Some(sq)) = self.sqs.get_mut(index) {
+            sq.active = sq.waiting() > 0 && sq.deleting.is_none();
+            if sq.active {
+                self.active.push_back(index);
+            }
+        }
+    }
+
+    /// Every queue had its turn; the next round begins with another.
+    pub(crate) fn end_round(&mut self) {
+        if self.active.len() > 1 {
+            self.active.rotate_left(1);
+        }
     }
 
     /// Takes tails and heads from shadow doorbells from now on (Base 5.2.5).
@@ -101,6 +210,7 @@ impl Rings {
         work: &Work<'_>,
         buffers: ShadowBuffers,
     ) -> Result<(), QueueFault> {
+        (self.in_memory, self.unread) = (true, true);
         for cq in self.cqs.iter_mut().flatten() {
             // The register's last value and the entry's.
             read_head(cq, work)?;
@@ -127,6 +237,9 @@ impl Rings {
         shared: &Shared,
         memory: &GuestRam,
     ) -> Result<(), QueueFault> {
+        if !self.in_memory {
+            return Ok(());
+        }
         for sq in self.sqs.iter_mut().flatten() {
             lint_event_index(shared, &sq.bell, memory);
             sq.bell.arm(memory)?;
@@ -199,18 +312,14 @@ impl Rings {
 
     /// Whether the admin completion queue has a slot free.
     pub(crate) fn admin_has_room(&self) -> bool {
-        self.cqs
-            .iter()
-            .flatten()
-            .find(|cq| cq.qid == 0)
-            .is_some_and(|cq| cq.free() > 0)
+        let place = self.cq_places.get(0);
+        let cq = place.and_then(|place| self.cqs.get(place)?.as_ref());
+        cq.is_some_and(|cq| cq.free() > 0)
     }
 
     /// The place of a submission queue.
     pub(crate) fn sq_index(&self, qid: u16) -> Option<usize> {
-        self.sqs
-            .iter()
-            .position(|sq| sq.as_ref().is_some_and(|sq| sq.qid == qid))
+        self.sq_places.get(qid)
     }
 
     /// Gives a command's completion slot back: nothing is posted for it now.
@@ -276,7 +385,8 @@ impl Rings {
 
     /// Whether a queue has commands that can be executed now; I/O commands if there is `room`.
     pub(crate) fn fetchable(&self, room: bool) -> bool {
-        self.sqs.iter().flatten().any(|sq| {
+        let queue = |&place: &usize| self.sqs.get(place)?.as_ref();
+        self.active.iter().filter_map(queue).any(|sq| {
             sq.waiting() > 0
                 && (room || sq.qid == 0)
                 && sq.deleting.is_none()
@@ -284,17 +394,28 @@ impl Rings {
         })
     }
 
-    /// Whether a doorbell has a value that was not judged yet.
-    pub(crate) fn unseen_doorbell(&self, registers: &Doorbells, memory: &GuestRam) -> bool {
-        self.sqs
-            .iter()
-            .flatten()
-            .any(|sq| sq.bell.unseen(registers, memory))
-            || self
-                .cqs
-                .iter()
-                .flatten()
-                .any(|cq| cq.bell.unseen(registers, memory))
+    /// Whether a doorbell may have a value that was not judged yet.
+    pub(crate) fn unseen_doorbell(
+        &self,
+        registers: &Doorbells,
+        shard: ShardId,
+        memory: &GuestRam,
+    ) -> bool {
+        if self.unread || registers.any_rung(shard) {
+            return true;
+        }
+        let unseen = |bell: &Bell| bell.is_in_memory() && bell.unseen(registers, memory);
+        self.in_memory
+            && (self.sqs.iter().flatten().any(|sq| unseen(&sq.bell))
+                || self.cqs.iter().flatten().any(|cq| unseen(&cq.bell)))
+    }
+}
+
+/// Puts a submission queue in line for a turn, unless it is there.
+fn activate(sq: &mut SubmissionQueue, place: usize, active: &mut VecDeque<usize>) {
+    if !sq.active && sq.deleting.is_none() {
+        sq.active = true;
+        active.push_back(place);
     }
 }
 

@@ -23,7 +23,7 @@ fn get(memory: &GuestRam, address: u64) -> u32 {
 }
 
 fn registers() -> Doorbells {
-    let registers = Doorbells::new(4);
+    let registers = Doorbells::new(4, 1);
     registers.open(3, Side::SqTail, 0);
     registers
 }

@@ -63,8 +63,6 @@ struct Lane {
     finished: Vec<Finished>,
     /// Completions that could not be posted while the function may not write memory.
     unposted: Vec<(Command, Status, u32)>,
-    /// Where the round robin over submission queues goes on.
-    turn: usize,
 }
 
 impl Shard {
@@ -83,7 +81,6 @@ impl Shard {
             batch: Box::new([Sqe::default(); BATCH]),
             finished: Vec::with_capacity(IN_FLIGHT),
             unposted: Vec::new(),
-            turn: 0,
         };
         Ok(Self {
             memory: shared.memory.memory().into_inner(),
@@ -241,7 +238,10 @@ impl Lane {
     }
 
     fn doorbell_rang(&self, shared: &Shared, memory: &GuestRam) -> bool {
-        self.serving(shared) && self.rings.unseen_doorbell(&shared.doorbells, memory)
+        self.serving(shared)
+            && self
+                .rings
+                .unseen_doorbell(&shared.doorbells, self.id, memory)
     }
 
     /// Judges doorbells and executes what is waiting, queue after queue.
@@ -249,25 +249,26 @@ impl Lane {
         if !self.running || !work.dma {
             return Ok(());
         }
-        self.rings.read_cq_doorbells(work)?;
+        self.rings.read_doorbells(work, self.id)?;
         let burst = work
             .shared
             .settings
             .arbitration_burst
             .load(Ordering::Relaxed);
-        let queues = self.rings.sqs.len();
-        let first = self.turn;
-        for step in 0..queues {
-            let index = (first + step) % queues.max(1);
+        for _ in 0..self.rings.active() {
             let left = budget.saturating_sub(work.spent);
             if left == 0 {
                 // The next poll starts where this one stopped.
-                self.turn = index;
                 return Ok(());
             }
-            self.serve_sq(work, index, burst, left)?;
+            let Some(index) = self.rings.next_turn() else {
+                break;
+            };
+            let served = self.serve_sq(work, index, burst, left);
+            self.rings.had_turn(index);
+            served?;
         }
-        self.turn = (first + 1) % queues.max(1);
+        self.rings.end_round();
         Ok(())
     }
 

@@ -244,7 +244,6 @@ impl Lane {
             }
             self.rings = Rings::default();
             self.interrupts.clear();
-            self.turn = 0;
         }
         shared.quiesced(round);
     }
@@ -343,5 +342,24 @@ mod tests {
             shared.ring(2, Side::SqTail, 1);
             assert_eq!(poll(&mut shards), u32::from(!shuts_down));
         }
+    }
+
+    /// Shard 0 opens a doorbell before the queue's shard has its message.
+    #[test]
+    fn a_doorbell_rung_before_the_queue_is_heard_of_is_looked_at() {
+        let (_controller, mut shards) = two_shards();
+        let shard = &mut shards[1];
+        shard.lane.running = true;
+        let (shared, epoch) = (shard.shared.clone(), shard.lane.epoch);
+        let queue = CompletionQueue::new(2, 0x2000, 16, None);
+        shard.lane.rings.add_cq(queue);
+        shard.poll(0, 8);
+        shared.doorbells.open(2, Side::SqTail, 1);
+        shared.ring(2, Side::SqTail, 3);
+        // The bit is taken while nobody has the queue.
+        assert_eq!(shard.poll(0, 8).commands, 0);
+        let queue = SubmissionQueue::new(2, 0x3000, 16, 2);
+        shared.mailboxes.post(1, Message::AddSq { epoch, queue });
+        assert_eq!(shard.poll(0, 8).commands, 3);
     }
 }
