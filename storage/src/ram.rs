@@ -108,7 +108,10 @@ impl Shared {
     fn step(&self, request: &mut Request, memory: &GuestRam) -> Result<bool, IoError> {
         let from = request.progress;
         let end = request.len.min(request.end);
-        let to = end.min(from.saturating_add(STEP_BYTES));
+        let to = match request.whole {
+            true => end,
+            false => end.min(from.saturating_add(STEP_BYTES)),
+        };
         match request.op {
             Op::Read | Op::Write | Op::Compare => {
                 move_mapped(&self.map, request, memory, from, to)?
@@ -192,8 +195,10 @@ impl BlockQueue for RamQueue {
         }
     }
 
+    /// What needs no guest memory goes on to its end.
     fn cancel(&mut self) {
-        for request in &mut self.pending {
+        let moves = |op| matches!(op, Op::Read | Op::Write | Op::Compare);
+        for request in self.pending.iter_mut().filter(|request| moves(request.op)) {
             request.memory = None;
         }
     }

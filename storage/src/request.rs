@@ -60,6 +60,9 @@ pub struct Request {
     /// The byte of the request that this submission ends before; `len` unless the submitter has
     /// a request done in parts, so that others see it half done.
     pub end: u64,
+    /// A write that a reset or an error finds done or not begun: the guest's data is in hand before
+    /// the first byte of the device changes, or it is moved in one step.
+    pub whole: bool,
     /// A layer that counts operations has counted this one, in whichever part it came first.
     pub counted: bool,
     /// Guest memory kept alive while the request is pending; set by a backend that keeps it.
@@ -86,6 +89,7 @@ impl Request {
         self.segments.clear();
         self.progress = 0;
         self.end = len;
+        self.whole = false;
         self.counted = false;
         self.memory = None;
     }

@@ -47,6 +47,10 @@ mod park;
 mod prp;
 mod queue;
 mod range_table;
+#[cfg(test)]
+mod range_table_model;
+#[cfg(test)]
+mod range_table_tests;
 mod registers;
 mod rings;
 mod rung;

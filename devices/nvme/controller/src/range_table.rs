@@ -13,21 +13,19 @@
 //! command does not overtake an earlier one that wants the same stripe, so neither readers without
 //! end nor small writes starve anyone. The list of tickets has a lock; it is taken only while
 //! somebody waits.
+//!
+//! Whoever lets go of a word tells those that may have found it taken: who gives a range back, and
+//! who had a part of one for a moment and then met another's.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Mutex,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
-    },
-};
+use std::{collections::VecDeque, sync::atomic::Ordering};
 
-use crate::{ids::ShardId, sync::lock};
+use super::sync::{AtomicU32, AtomicUsize, Mutex, in_one_order, lock};
+use crate::ids::ShardId;
 
 /// log2 of a stripe's bytes.
-const STRIPE_SHIFT: u32 = 16;
+pub(crate) const STRIPE_SHIFT: u32 = 16;
 /// Words; a power of two.
-const WORDS: usize = 4096;
+pub(crate) const WORDS: usize = 4096;
 /// A word's value when a write has it; otherwise it counts reads, which are far fewer.
 const WRITING: u32 = u32::MAX;
 
@@ -55,6 +53,17 @@ pub(crate) struct Ticket(u64);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[must_use = "the shards are told by the caller"]
 pub(crate) struct Waiters(u64);
+
+/// What became of an attempt to take a range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) struct Taken {
+    /// Taken; or a ticket when the range is in use or an earlier ticket wants it: to be tried again
+    /// with the ticket once the shard was told.
+    pub(crate) result: Result<(), Ticket>,
+    /// Whose commands the attempt may have held up while it had a part of the range.
+    pub(crate) held_up: Waiters,
+}
 
 /// A namespace's table.
 #[derive(Debug)]
@@ -96,12 +105,11 @@ impl Use {
         (first, last - first + 1)
     }
 
-    /// Whether both cannot have their words at once.
-    fn conflicts(self, other: Self) -> bool {
+    /// Whether both cannot have their words at once, of `words` in all.
+    pub(crate) fn conflicts(self, other: Self, words: u64) -> bool {
         if self.access == Access::Read && other.access == Access::Read {
             return false;
         }
-        let words = WORDS as u64;
         let ((first, count), (other_first, other_count)) = (self.stripes(), other.stripes());
         // How far the other begins behind this one, around the table.
         let behind = other_first.wrapping_sub(first) % words;
@@ -112,28 +120,46 @@ impl Use {
 impl RangeTable {
     /// A table with nothing taken; `shards` serve the namespace.
     pub(crate) fn new(shards: ShardId) -> Self {
+        Self::with_words(shards, WORDS)
+    }
+
+    /// A table of `words` words, a power of two.
+    pub(crate) fn with_words(shards: ShardId, words: usize) -> Self {
         Self {
-            words: (0..WORDS).map(|_| AtomicU32::new(0)).collect(),
+            words: (0..words).map(|_| AtomicU32::new(0)).collect(),
             shared: shards > 1,
             waiting: AtomicUsize::new(0),
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue::default()),
         }
     }
 
-    /// Takes the whole of `what`, or nothing.
-    ///
-    /// # Errors
-    /// A ticket when it is in use or an earlier ticket wants it: to be tried again with the ticket
-    /// once `shard` was told.
-    pub(crate) fn take(
+    /// Takes the whole of `what`, or nothing; `ticket` is of an earlier attempt.
+    pub(crate) fn take(&self, what: Use, shard: ShardId, ticket: Option<Ticket>) -> Taken {
+        let mut held_up = Waiters::default();
+        if ticket.is_none() && self.waiting.load(Ordering::SeqCst) == 0 {
+            match self.take_words(what) {
+                Ok(()) => {
+                    return Taken {
+                        result: Ok(()),
+                        held_up,
+                    };
+                }
+                Err(0) => {}
+                // Without the lock another may have met the words that were given back, and wait.
+                Err(_) => held_up = self.waiters_behind(what),
+            }
+        }
+        let result = self.take_in_turn(what, shard, ticket);
+        Taken { result, held_up }
+    }
+
+    /// Takes the whole of `what`, or a place behind those that wait.
+    fn take_in_turn(
         &self,
         what: Use,
         shard: ShardId,
         ticket: Option<Ticket>,
     ) -> Result<(), Ticket> {
-        if ticket.is_none() && self.waiting.load(Ordering::SeqCst) == 0 && self.take_words(what) {
-            return Ok(());
-        }
         let mut queue = lock(&self.queue);
         let ticket = ticket.unwrap_or_else(|| {
             queue.last += 1;
@@ -145,10 +171,13 @@ impl RangeTable {
             });
             // Seen by whoever gives a word back after it was found taken below.
             self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+            in_one_order();
             ticket
         });
-        let earlier = queue.waiters.iter().take_while(|w| w.ticket != ticket);
-        if earlier.into_iter().any(|w| w.what.conflicts(what)) || !self.take_words(what) {
+        let words = self.words.len() as u64;
+        let mut earlier = queue.waiters.iter().take_while(|w| w.ticket != ticket);
+        // Who meets words that are given back here gets the lock, and a ticket behind this one.
+        if earlier.any(|w| w.what.conflicts(what, words)) || self.take_words(what).is_err() {
             return Err(ticket);
         }
         self.leave(&mut queue, ticket);
@@ -172,6 +201,7 @@ impl RangeTable {
 
     /// The shards whose commands may get further now that `what` is free.
     fn waiters_behind(&self, what: Use) -> Waiters {
+        in_one_order();
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return Waiters::default();
         }
@@ -180,7 +210,9 @@ impl RangeTable {
             ..what
         };
         let queue = lock(&self.queue);
-        let behind = queue.waiters.iter().filter(|w| w.what.conflicts(freed));
+        let words = self.words.len() as u64;
+        let behind = queue.waiters.iter();
+        let behind = behind.filter(|w| w.what.conflicts(freed, words));
         Waiters(behind.fold(0, |bits, waiter| bits | 1 << (waiter.shard % 64)))
     }
 
@@ -191,16 +223,20 @@ impl RangeTable {
         Some(waiter.what)
     }
 
-    fn take_words(&self, what: Use) -> bool {
+    /// Takes the words of a range, or none.
+    ///
+    /// # Errors
+    /// How many were taken and given back when one was in use.
+    fn take_words(&self, what: Use) -> Result<(), usize> {
         for (taken, word) in self.words_of(what).enumerate() {
             if !self.take_word(word, what.access) {
                 self.words_of(what)
                     .take(taken)
                     .for_each(|word| self.give_word(word, what.access));
-                return false;
+                return Err(taken);
             }
         }
-        true
+        Ok(())
     }
 
     fn take_word(&self, word: &AtomicU32, access: Access) -> bool {
@@ -247,7 +283,3 @@ impl RangeTable {
         })
     }
 }
-
-#[cfg(test)]
-#[path = "range_table_tests.rs"]
-mod tests;

@@ -26,8 +26,8 @@ use crate::{
 
 /// Submission queue entries copied at once.
 const BATCH: usize = 32;
-/// How long a shard whose commands wait for a backend or for a range sleeps before it looks
-/// again, in nanoseconds.
+/// How long a shard whose commands wait for a backend's room sleeps before it looks again, in
+/// nanoseconds.
 const RETRY_NS: u64 = 50_000;
 
 /// The part of a controller that one thread polls.

@@ -212,15 +212,19 @@ impl IoEngine {
             return;
         };
         let (shift, settings) = (namespace.lba_shift(), &work.shared.settings);
+        let (slba, nlb) = (request.offset >> shift, request.len >> shift);
+        // What holds when the power fails holds when a reset, an Abort or an error comes between, so
+        // there is no between: not even for a write that boundaries let others see half done.
+        request.whole = namespace.atomics.power_fail.holds(slba, nlb);
         let unit = match tear {
             Tear::Never => return,
+            Tear::Legal if request.whole => return,
             Tear::Legal => {
                 let disable_normal = settings.disable_normal.load(Ordering::Relaxed);
                 Some(namespace.atomics.between_commands(disable_normal))
             }
             Tear::Always => None,
         };
-        let (slba, nlb) = (request.offset >> shift, request.len >> shift);
         job.pieces = Pieces::cut(unit, slba, nlb, shift, &mut self.chance);
         job.next_piece(request);
     }

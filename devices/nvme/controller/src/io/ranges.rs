@@ -5,7 +5,7 @@ use storage::{Op, Request};
 use super::job::Job;
 use crate::{
     ids::ShardId,
-    range_table::{Access, RangeTable, Use, Waiters},
+    range_table::{Access, RangeTable, Taken, Use, Waiters},
     shared::Shared,
 };
 
@@ -24,7 +24,9 @@ pub(super) fn take_range(
         len: request.end.saturating_sub(request.progress),
         access,
     };
-    match ranges.take(what, shard, job.ticket) {
+    let Taken { result, held_up } = ranges.take(what, shard, job.ticket);
+    tell(shared, held_up);
+    match result {
         Ok(()) => {
             job.held = Some(what);
             job.ticket = None;
