@@ -75,7 +75,11 @@ impl Facts {
         let format = id.lbaf.get(usize::from(id.flbas.index()))?;
         let features = NamespaceFeatures::from_bits_truncate(id.nsfeat);
         let own = features.contains(NamespaceFeatures::NSABP);
-        let unit_z = if own { id.nawun_z } else { all.awun_z };
+        // 0 is the controller's, not one block.
+        let unit_z = match id.nawun_z {
+            1.. if own => id.nawun_z,
+            _ => all.awun_z,
+        };
         let boundary = (id.nabsn_z > 0).then(|| (u64::from(id.nabsn_z) + 1, u64::from(id.nabo)));
         self.namespaces.push(NamespaceFacts {
             lba_bytes: 1 << format.lbads(),

@@ -86,13 +86,17 @@ impl Writes {
         const OPTPERF: u8 = 0b11 << 4;
         let features = NamespaceFeatures::from_bits_retain(ns.nsfeat);
         let own = features.contains(NamespaceFeatures::NSABP);
+        // Of a namespace's own, 0 is not one block: it has the controller's.
         let unit = |namespace_z: u16, controller_z: u16| {
-            u32::from(if own { namespace_z } else { controller_z }) + 1
+            u32::from(match namespace_z {
+                1.. if own => namespace_z,
+                _ => controller_z,
+            }) + 1
         };
-        // A boundary field of 0 is none, not one block.
+        // A boundary field of 0 is none, not one block; NSABP is not about boundaries.
         let boundary = |z: u16| match z {
-            1.. if own => u32::from(z) + 1,
-            _ => 0,
+            0 => 0,
+            _ => u32::from(z) + 1,
         };
         Self {
             granularity: match ns.nsfeat & OPTPERF {
@@ -103,7 +107,7 @@ impl Writes {
             unit_power_fail: unit(ns.nawupf_z, controller.awupf_z),
             boundary: boundary(ns.nabsn_z),
             boundary_power_fail: boundary(ns.nabspf_z),
-            boundary_offset: if own { ns.nabo.into() } else { 0 },
+            boundary_offset: ns.nabo.into(),
             multiple: features.contains(NamespaceFeatures::MAM),
         }
     }

@@ -11,7 +11,8 @@ use std::sync::{
 /// WAF_IU, is `bytes_written / host_bytes_written`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MediaStats {
-    /// Bytes that the host's writes covered.
+    /// Bytes that the host's writes covered, and its Write Zeroes, which are written out here; the
+    /// SMART log's Data Units Written has the former alone.
     pub host_bytes_written: u64,
     /// Bytes written to the media: whole units.
     pub bytes_written: u64,

@@ -14,8 +14,8 @@ use thiserror::Error;
 use self::counters::Counters;
 pub use self::counters::MediaStats;
 use crate::{
-    BlockDevice, BlockQueue, Capabilities, Geometry, GuestRam, Op, OpenError, Queue, Reaped,
-    Request, Submitted,
+    BlockDevice, BlockQueue, Capabilities, Geometry, GuestRam, IoError, Op, OpenError, Queue,
+    Reaped, Request, Submitted,
 };
 
 /// The smallest and largest indirection unit, in bytes.
@@ -110,8 +110,12 @@ impl BlockQueue for MediaQueue {
             request.counted = !first;
             return Submitted::Full(request);
         }
-        // What failed at once has cost nothing.
-        if counts && !matches!(submitted, Submitted::Done(_, Err(_))) {
+        // What failed at once has cost nothing, unless it was read to find that it differs.
+        let failed = match submitted {
+            Submitted::Done(_, Err(error)) => error != IoError::Miscompare,
+            _ => false,
+        };
+        if counts && !failed {
             match op {
                 Op::Write | Op::WriteZeroes => self.counters.write(self.unit, offset, len),
                 Op::Read | Op::Compare | Op::Verify => self.counters.read(self.unit, offset, len),

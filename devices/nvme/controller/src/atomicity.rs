@@ -78,7 +78,7 @@ pub(crate) struct Unit {
 pub(crate) struct Atomics {
     pub(crate) normal: Unit,
     pub(crate) power_fail: Unit,
-    /// It differs from what the controller promises (NSFEAT bit 1).
+    /// It says so itself (NSFEAT bit 1).
     pub(crate) own: bool,
 }
 
@@ -168,7 +168,9 @@ impl Atomics {
         Self {
             normal: unit(normal, own.boundary),
             power_fail: unit(power_fail, own.boundary_power_fail),
+            // Linux takes what is atomic when the power fails from the namespace alone.
             own: given != NamespaceAtomics::default()
+                || power_fail > 1
                 || (normal, power_fail) != (all.normal, all.power_fail),
         }
     }
@@ -390,13 +392,21 @@ pub(crate) fn notes(config: &ControllerConfig) -> Vec<String> {
     let mut notes = Vec::new();
     for (nsid, namespace) in (1..).zip(&config.namespaces) {
         let promised = Atomics::new(config, namespace, namespace.lba_bytes);
-        for (key, unit) in [("nabsn", promised.normal), ("nabspf", promised.power_fail)] {
-            if unit.boundary != 0 && !unit.boundary.is_power_of_two() {
-                let blocks = unit.boundary;
-                notes.push(format!(
-                    "namespace {nsid}: {key} is {blocks} blocks; Linux uses boundaries that are powers of two alone"
-                ));
-            }
+        let boundary = promised.power_fail.boundary;
+        if boundary != 0 && !boundary.is_power_of_two() {
+            notes.push(format!(
+                "namespace {nsid}: nabspf is {boundary} blocks; Linux uses boundaries that are powers of two alone"
+            ));
+        }
+        let unit = namespace.device.write_unit().unwrap_or(0);
+        let power_fail = promised
+            .power_fail
+            .blocks
+            .saturating_mul(namespace.lba_bytes);
+        if unit > power_fail {
+            notes.push(format!(
+                "namespace {nsid}: iu is {unit} bytes and nawupf {power_fail}; Linux takes the smaller for its physical block size"
+            ));
         }
         if promised.normal.offset.max(promised.power_fail.offset) != 0 {
             notes.push(format!(

@@ -76,7 +76,7 @@ fn blocks_are_what_they_are_in_every_format() {
         power_fail: blocks(4),
     };
     let config = config(units, vec![namespace(512, plain), namespace(4096, plain)]);
-    let each = vec![(8, 4, false), (8, 4, false)];
+    let each = vec![(8, 4, true), (8, 4, true)];
     assert_eq!(promised(&config), ((8, 4), each));
 }
 
@@ -222,13 +222,37 @@ fn each_rule_refuses_with_key_and_value() {
 
 #[test]
 fn what_linux_will_not_use_is_said() {
+    let notes = |own, unit: Option<u32>| {
+        let mut namespace = namespace(512, own);
+        if let Some(unit) = unit {
+            let media = storage::media::Media::new(namespace.device, unit).expect("a unit");
+            namespace.device = std::sync::Arc::new(media);
+        }
+        config(AtomicUnits::default(), vec![namespace])
+            .notes()
+            .join("\n")
+    };
+    let plain = NamespaceAtomics::default();
+    let own = NamespaceAtomics {
+        boundary_power_fail: blocks(12),
+        boundary_offset: blocks(1),
+        ..plain
+    };
+    let said = notes(own, None);
+    assert!(said.contains("nabspf is 12 blocks"), "{said}");
+    assert!(said.contains("nabo is not 0"), "{said}");
+    let said = notes(plain, Some(16384));
+    assert!(said.contains("iu is 16384 bytes and nawupf 512"), "{said}");
+    // Linux does not read it.
     let own = NamespaceAtomics {
         boundary: blocks(12),
-        boundary_offset: blocks(1),
-        ..NamespaceAtomics::default()
+        ..plain
     };
-    let config = config(AtomicUnits::default(), vec![namespace(512, own)]);
-    let notes = config.notes().join("\n");
-    assert!(notes.contains("nabsn is 12 blocks"), "{notes}");
-    assert!(notes.contains("nabo is not 0"), "{notes}");
+    assert_eq!(notes(own, None), "");
+    let own = NamespaceAtomics {
+        normal: bytes(16384),
+        power_fail: bytes(16384),
+        ..plain
+    };
+    assert_eq!(notes(own, Some(16384)), "");
 }

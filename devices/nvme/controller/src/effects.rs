@@ -11,13 +11,13 @@ use zerocopy::FromZeros;
 
 use crate::{
     config::ControllerConfig,
-    table::{FeatureKind, IO, IoKind, LOGS, admin, feature_kind},
+    table::{self, FeatureKind, IO, IoKind, admin, feature_kind},
 };
 
 /// Supported Log Pages (Base 5.1.12.1.1). No page has an index to its offset.
-pub(crate) fn log_pages() -> SupportedLogPages {
+pub(crate) fn log_pages(config: &ControllerConfig) -> SupportedLogPages {
     let mut log = SupportedLogPages::new_zeroed();
-    for row in LOGS {
+    for row in table::logs(config) {
         if let Some(page) = log.pages.get_mut(usize::from(row.id.0)) {
             *page = LogPageSupport::new().with_lsupp(true);
         }

@@ -34,6 +34,7 @@ mod sync {
 
 #[path = "range_table.rs"]
 #[allow(
+    clippy::duplicate_mod,
     dead_code,
     unreachable_pub,
     reason = "the table once more, over loom's atomics; not all of it is used here"

@@ -167,8 +167,17 @@ pub(crate) enum LogKind {
     OcpSmart,
 }
 
+impl LogKind {
+    /// Whether a controller of this configuration has it.
+    fn is_offered(self, config: &ControllerConfig) -> bool {
+        let mut namespaces = config.namespaces.iter();
+        // What some namespaces do not count would be taken for nothing.
+        self != Self::OcpSmart || namespaces.all(|namespace| namespace.device.media().is_some())
+    }
+}
+
 /// The log pages.
-pub(crate) const LOGS: &[Row<LogId, LogKind>] = &[
+const LOGS: &[Row<LogId, LogKind>] = &[
     mandatory_and_advertised(
         LogId::SUPPORTED_LOG_PAGES,
         LogKind::SupportedPages,
@@ -350,8 +359,15 @@ pub(crate) fn admin_kind(opcode: AdminOpcode, config: &ControllerConfig) -> Opti
     find(ADMIN, opcode).filter(|kind| kind.is_offered(config))
 }
 
-pub(crate) fn log_kind(lid: LogId) -> Option<LogKind> {
-    find(LOGS, lid)
+/// The log pages of a controller of this configuration.
+pub(crate) fn logs(
+    config: &ControllerConfig,
+) -> impl Iterator<Item = &'static Row<LogId, LogKind>> {
+    LOGS.iter().filter(|row| row.kind.is_offered(config))
+}
+
+pub(crate) fn log_kind(lid: LogId, config: &ControllerConfig) -> Option<LogKind> {
+    find(LOGS, lid).filter(|kind| kind.is_offered(config))
 }
 
 pub(crate) fn identify_kind(cns: Cns) -> Option<IdentifyKind> {

@@ -83,28 +83,25 @@ fn each(
 fn namespace_units_are_ordered(env: &mut Env<'_>) -> Outcome {
     for ns in env.namespaces() {
         let (controller, namespace) = identified(env, ns)?;
-        let features = NamespaceFeatures::from_bits_retain(namespace.nsfeat);
-        if !features.contains(NamespaceFeatures::NSABP) {
-            continue;
-        }
-        let IdentifyNamespace {
-            nawun_z, nawupf_z, ..
-        } = namespace;
-        let IdentifyController {
-            awun_z, awupf_z, ..
-        } = controller;
+        let Writes {
+            unit,
+            unit_power_fail,
+            ..
+        } = Writes::new(&controller, &namespace);
+        let (awun_z, awupf_z) = (controller.awun_z, controller.awupf_z);
         let nsid = ns.nsid;
         ensure!(
-            nawupf_z <= nawun_z,
-            "namespace {nsid}: NAWUPF {nawupf_z} is above NAWUN {nawun_z}"
+            unit_power_fail <= unit,
+            "namespace {nsid}: {unit_power_fail} blocks are atomic when the power fails, and \
+             {unit} between commands"
         );
         ensure!(
-            nawun_z >= awun_z,
-            "namespace {nsid}: NAWUN {nawun_z} is below AWUN {awun_z}"
+            unit > u32::from(awun_z),
+            "namespace {nsid}: NAWUN of {unit} blocks is below AWUN {awun_z}"
         );
         ensure!(
-            nawupf_z >= awupf_z,
-            "namespace {nsid}: NAWUPF {nawupf_z} is below AWUPF {awupf_z}"
+            unit_power_fail > u32::from(awupf_z),
+            "namespace {nsid}: NAWUPF of {unit_power_fail} blocks is below AWUPF {awupf_z}"
         );
     }
     Ok(())
@@ -112,15 +109,16 @@ fn namespace_units_are_ordered(env: &mut Env<'_>) -> Outcome {
 
 fn boundaries_leave_room_for_units(env: &mut Env<'_>) -> Outcome {
     for ns in env.namespaces() {
-        let (_, namespace) = identified(env, ns)?;
-        for (name, boundary_z, unit_z) in [
-            ("NABSN", namespace.nabsn_z, namespace.nawun_z),
-            ("NABSPF", namespace.nabspf_z, namespace.nawupf_z),
+        let (controller, namespace) = identified(env, ns)?;
+        let writes = Writes::new(&controller, &namespace);
+        for (name, boundary, unit) in [
+            ("NABSN", writes.boundary, writes.unit),
+            ("NABSPF", writes.boundary_power_fail, writes.unit_power_fail),
         ] {
-            let nabo = namespace.nabo;
+            let offset = writes.boundary_offset;
             ensure!(
-                boundary_z == 0 || (boundary_z >= unit_z && nabo <= boundary_z),
-                "namespace {}: {name} {boundary_z} with a unit of {unit_z} and NABO {nabo}",
+                boundary == 0 || (boundary >= unit && offset < boundary),
+                "namespace {}: {name} of {boundary} blocks, a unit of {unit}, and NABO {offset}",
                 ns.nsid
             );
         }
@@ -132,17 +130,10 @@ fn fields_without_their_bit_are_zero(env: &mut Env<'_>) -> Outcome {
     for ns in env.namespaces() {
         let (_, namespace) = identified(env, ns)?;
         let features = NamespaceFeatures::from_bits_retain(namespace.nsfeat);
-        let fields = [
-            namespace.nawun_z,
-            namespace.nawupf_z,
-            namespace.nacwu_z,
-            namespace.nabsn_z,
-            namespace.nabo,
-            namespace.nabspf_z,
-        ];
+        let fields = [namespace.nawun_z, namespace.nawupf_z, namespace.nacwu_z];
         ensure!(
-            features.contains(NamespaceFeatures::NSABP) || fields == [0; 6],
-            "namespace {}: {fields:?} without NSABP",
+            features.contains(NamespaceFeatures::NSABP) || fields == [0; 3],
+            "namespace {}: NAWUN, NAWUPF and NACWU are {fields:?} without NSABP",
             ns.nsid
         );
     }

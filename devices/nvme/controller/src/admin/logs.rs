@@ -25,7 +25,8 @@ impl Admin {
     /// Get Log Page: the dwords asked for, from the offset asked for.
     pub(super) fn get_log_page(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Handled {
         let cdw10 = GetLogCdw10::from(sqe.cdw10);
-        let kind = table::log_kind(cdw10.lid()).ok_or(Status::INVALID_LOG_PAGE.dnr())?;
+        let kind = table::log_kind(cdw10.lid(), &cx.shared.config)
+            .ok_or(Status::INVALID_LOG_PAGE.dnr())?;
         let numdu = GetLogCdw11::from(sqe.cdw11).numdu();
         let dwords = (u64::from(numdu) << 16 | u64::from(cdw10.numdl_z())) + 1;
         let offset = u64::from(sqe.cdw13) << 32 | u64::from(sqe.cdw12);
@@ -35,7 +36,7 @@ impl Admin {
             return Err(Status::INVALID_FIELD.dnr());
         }
         let page = match kind {
-            LogKind::SupportedPages => effects::log_pages().as_bytes().to_vec(),
+            LogKind::SupportedPages => effects::log_pages(&cx.shared.config).as_bytes().to_vec(),
             LogKind::Error => error_information(cx),
             LogKind::Smart => {
                 // The log is the controller's: LPA says that namespaces have none.
