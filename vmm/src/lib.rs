@@ -11,6 +11,9 @@ pub mod nvme;
 pub mod options;
 pub mod peer;
 pub mod selftest;
+mod testbed;
+
+pub use testbed::TestbedError;
 
 /// The bare-metal test kernel (guest-tests/kernel): a PVH ELF, built by this crate's build script.
 pub static TEST_KERNEL: &[u8] = include_bytes!(env!("FERRITE_TEST_KERNEL"));

@@ -5,16 +5,15 @@ mod command;
 use std::{
     io::{self, Write},
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use ferrite::{bench, options::NvmeOptions};
+use ferrite::options::NvmeOptions;
 use nvme::lint::{Rule, RuleInfo};
 
-use command::SelftestArgs;
+use command::{Bench, SelftestArgs};
 
 /// An emulated NVMe controller inside a small KVM virtual machine monitor.
 #[derive(Parser)]
@@ -33,46 +32,13 @@ enum Command {
     /// List the rules that `lint=on` holds a driver to.
     LintRules,
     /// Measure the controller; the figures that count are the ratios within a run.
-    Bench(BenchArgs),
+    #[command(subcommand)]
+    Bench(Bench),
     /// Print what makes a shell complete this command's arguments.
     Completions {
         /// The shell.
         shell: Shell,
     },
-}
-
-#[derive(Args)]
-struct BenchArgs {
-    /// What to measure.
-    #[arg(value_enum)]
-    what: What,
-    /// Seconds to measure for.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    seconds: u64,
-    /// What to print.
-    #[arg(long, value_enum, default_value_t)]
-    format: TableFormat,
-    /// Cases to measure, separated by commas, by their identifiers in the table. Without it: all.
-    #[arg(long, value_name = "CASES", value_delimiter = ',')]
-    case: Vec<String>,
-    /// Do this many commands of each case once, and take no samples: to count instructions, as the
-    /// difference between two runs.
-    #[arg(long, value_name = "COMMANDS", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-    ops: Option<u64>,
-}
-
-/// How a table is printed.
-#[derive(Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum TableFormat {
-    #[default]
-    Table,
-    Json,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum What {
-    /// The controller in this process, from doorbell to completion.
-    Core,
 }
 
 fn main() -> ExitCode {
@@ -89,7 +55,7 @@ fn main() -> ExitCode {
         Command::Options => print_all(&NvmeOptions::help()).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => completions(shell),
         Command::LintRules => lint_rules(),
-        Command::Bench(args) => bench(&args),
+        Command::Bench(bench) => bench.run(),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "ferrite: {error:#}");
@@ -101,22 +67,6 @@ fn completions(shell: Shell) -> anyhow::Result<ExitCode> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "ferrite", &mut text);
     print_all(&String::from_utf8_lossy(&text))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
-    let table = match args.what {
-        What::Core => bench::core::run(&bench::core::Plan {
-            cases: args.case.clone(),
-            time: Duration::from_secs(args.seconds),
-            operations: args.ops,
-        })?,
-    };
-    let text = match args.format {
-        TableFormat::Table => table.text(),
-        TableFormat::Json => format!("{:#}\n", table.to_json()),
-    };
-    print_all(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

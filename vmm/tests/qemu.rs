@@ -41,13 +41,14 @@ fn run(qemu: &Qemu, machine: &'static str, filter: &str, nvme: QemuNvme) -> Qemu
     let guest = QemuGuest {
         machine,
         memory: 256 << 20,
-        filter: filter.to_owned(),
+        command_line: format!("filter={filter}"),
         nvme,
+        drive: "",
         timeout: LIMIT,
     };
     let run = guest.run(qemu, |_| {}).expect("QEMU runs");
-    println!("{}", run.command);
-    let QemuRun { report, end, .. } = &run;
+    println!("{}", run.ended.command);
+    let QemuRun { report, ended } = &run;
     assert_eq!(report.bail_out, None, "{run:#?}");
     let filter = Filter::new(filter);
     let expected: Vec<String> = nvme_suite::tests()
@@ -66,7 +67,7 @@ fn run(qemu: &Qemu, machine: &'static str, filter: &str, nvme: QemuNvme) -> Qemu
         }
     }
     let code = if failed == 0 { ALL_PASSED } else { SOME_FAILED };
-    assert_eq!(*end, QemuEnd::Code(code), "{run:#?}");
+    assert_eq!(ended.end, QemuEnd::Code(code), "{run:#?}");
     println!("{} tests, {failed} failed", report.tests.len());
     run
 }
@@ -124,7 +125,8 @@ fn a_device_that_qemu_refuses_is_an_error_with_its_words() {
     let guest = QemuGuest {
         machine: QemuGuest::MICROVM,
         memory: 256 << 20,
-        filter: String::new(),
+        command_line: String::new(),
+        drive: "",
         nvme: controller("serial=QEMU0001,max_ioqpairs=0", &[(1, 512)]),
         timeout: LIMIT,
     };
@@ -141,12 +143,13 @@ fn a_guest_that_takes_too_long_is_ended() {
     let guest = QemuGuest {
         machine: QemuGuest::MICROVM,
         memory: 256 << 20,
-        filter: String::new(),
+        command_line: String::new(),
+        drive: "",
         nvme: controller("serial=QEMU0001", &[(1, 512)]),
         timeout: Duration::from_millis(300),
     };
     let run = guest.run(&qemu, |_| {}).expect("it starts");
-    assert_eq!(run.end, QemuEnd::TimedOut, "{run:#?}");
+    assert_eq!(run.ended.end, QemuEnd::TimedOut, "{run:#?}");
 }
 
 /// `ferrite selftest --peer qemu` with these arguments: its output, when it ends with 0.

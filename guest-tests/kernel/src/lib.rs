@@ -20,6 +20,7 @@
 extern crate alloc;
 
 mod acpi;
+pub mod bench;
 pub mod call;
 pub mod cmdline;
 pub mod conformance;

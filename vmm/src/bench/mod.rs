@@ -5,6 +5,7 @@
 //! is the median over these pairs.
 
 pub mod core;
+pub mod guest;
 mod rig;
 mod sample;
 mod work;

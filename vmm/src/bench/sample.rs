@@ -178,7 +178,7 @@ fn shuffle(order: &mut [usize], chance: &mut u64) {
 }
 
 /// The value that a share `at` of the samples does not exceed.
-fn quantile(samples: &[f64], at: f64) -> f64 {
+pub(super) fn quantile(samples: &[f64], at: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     #[expect(

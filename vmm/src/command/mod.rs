@@ -1,5 +1,7 @@
 //! The command's larger subcommands.
 
+mod bench;
 mod selftest;
 
-pub(crate) use selftest::{SelftestArgs, selftest};
+pub(crate) use bench::Bench;
+pub(crate) use selftest::{Peer, SelftestArgs, selftest};

@@ -80,7 +80,7 @@ pub(crate) struct SelftestArgs {
 
 /// Whose controller ours is compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Peer {
+pub(crate) enum Peer {
     /// QEMU's nvme device, in the QEMU that is installed.
     Qemu,
 }

@@ -1,6 +1,16 @@
 //! How often and why the guest came out of KVM_RUN.
 
-use std::ops::AddAssign;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A count that any CPU adds to: an exit costs a hundred times as much.
+#[derive(Debug, Default)]
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    pub(super) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 macro_rules! exit_counts {
     ($($field:ident: $name:literal, $doc:literal;)*) => {
@@ -17,9 +27,17 @@ macro_rules! exit_counts {
             }
         }
 
-        impl AddAssign for ExitCounts {
-            fn add_assign(&mut self, other: Self) {
-                $(self.$field += other.$field;)*
+        /// Exits of a machine's CPUs, to be looked at while it runs.
+        #[derive(Debug, Default)]
+        pub struct LiveExits {
+            $(pub(super) $field: Count,)*
+        }
+
+        impl LiveExits {
+            /// The exits so far.
+            #[must_use]
+            pub fn counts(&self) -> ExitCounts {
+                ExitCounts { $($field: self.$field.0.load(Ordering::Relaxed),)* }
             }
         }
     };
@@ -42,5 +60,11 @@ impl ExitCounts {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.iter().map(|(_, count)| count).sum()
+    }
+
+    /// All exits but those for ports.
+    #[must_use]
+    pub fn beside_ports(&self) -> u64 {
+        self.total() - self.io_in - self.io_out
     }
 }

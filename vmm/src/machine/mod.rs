@@ -45,7 +45,7 @@ pub use boot::load as load_kernel;
 pub use bus::{Buses, MmioDevice, PortDevice};
 pub use control::{GuestExit, StopHandle};
 pub use error::{CpuState, MachineError, RunError};
-pub use exits::ExitCounts;
+pub use exits::{ExitCounts, LiveExits};
 pub use ioevent::{BarEvents, Event};
 pub use irq::{IrqRoutes, MsiBlock};
 pub use kvm::{is_pvm, open as open_kvm};
@@ -71,6 +71,8 @@ pub struct MachineConfig {
     pub serial: SerialSink,
     /// How long the guest may run.
     pub timeout: Option<Duration>,
+    /// Where its exits are counted, for those who look while it runs.
+    pub exits: Arc<LiveExits>,
 }
 
 impl Default for MachineConfig {
@@ -84,6 +86,7 @@ impl Default for MachineConfig {
             modules: Vec::new(),
             serial: Box::new(std::io::sink()),
             timeout: None,
+            exits: Arc::default(),
         }
     }
 }
@@ -127,6 +130,7 @@ pub struct Machine {
     command_line: String,
     modules: Vec<Module>,
     timeout: Option<Duration>,
+    exits: Arc<LiveExits>,
 }
 
 impl Machine {
@@ -165,8 +169,9 @@ impl Machine {
         let supported = cpuid::supported(&kvm)?;
         let cpus = (0..config.cpus)
             .map(|id| {
-                let (buses, memory) = (Arc::clone(&buses), memory.clone());
-                Vcpu::new(&vm, id, config.cpus, &supported, buses, memory)
+                let parts = (Arc::clone(&buses), memory.clone());
+                let exits = Arc::clone(&config.exits);
+                Vcpu::new(&vm, id, config.cpus, &supported, parts, exits)
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {
@@ -182,6 +187,7 @@ impl Machine {
             command_line: config.command_line,
             modules: config.modules,
             timeout: config.timeout,
+            exits: config.exits,
         })
     }
 
@@ -252,12 +258,10 @@ impl Machine {
         }
         self.control.wait(self.timeout);
         running.iter().for_each(Running::kick);
-        let mut exits = ExitCounts::default();
         let mut stopped_at = None;
         for cpu in running {
             // A panic has ended the run by itself.
-            if let Ok((counts, state)) = cpu.join() {
-                exits += counts;
+            if let Ok(state) = cpu.join() {
                 stopped_at = stopped_at.or(state);
             }
         }
@@ -265,7 +269,7 @@ impl Machine {
         let exit = self.control.take()?;
         Ok(RunOutcome {
             exit,
-            exits,
+            exits: self.exits.counts(),
             unclaimed: self.buses.unclaimed(),
             stopped_at,
             elapsed,

@@ -15,7 +15,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use super::bus::Buses;
 use super::control::Control;
 use super::error::{CpuState, MachineError, RunError};
-use super::exits::ExitCounts;
+use super::exits::LiveExits;
 use super::memory::GuestMemory;
 use super::{cpuid, firmware, kvm, layout};
 
@@ -29,7 +29,7 @@ pub(crate) struct Vcpu {
     buses: Arc<Buses>,
     /// Holds the mapping that KVM has the address of; for reading code when something fails.
     memory: GuestMemory,
-    exits: ExitCounts,
+    exits: Arc<LiveExits>,
 }
 
 /// A CPU's thread.
@@ -38,8 +38,8 @@ pub(crate) struct Running {
     thread: JoinHandle<Ended>,
 }
 
-/// A CPU's exits, and where CPU 0 was if the run was cut short.
-pub(crate) type Ended = (ExitCounts, Option<Box<CpuState>>);
+/// Where CPU 0 was if the run was cut short.
+pub(crate) type Ended = Option<Box<CpuState>>;
 
 impl Vcpu {
     pub(crate) fn new(
@@ -47,8 +47,8 @@ impl Vcpu {
         id: u8,
         cpus: u8,
         supported: &CpuId,
-        buses: Arc<Buses>,
-        memory: GuestMemory,
+        (buses, memory): (Arc<Buses>, GuestMemory),
+        exits: Arc<LiveExits>,
     ) -> Result<Self, MachineError> {
         let fd = vm
             .create_vcpu(id.into())
@@ -65,7 +65,7 @@ impl Vcpu {
             fd,
             buses,
             memory,
-            exits: ExitCounts::default(),
+            exits,
         })
     }
 
@@ -141,8 +141,7 @@ impl Vcpu {
                 control.end(Err(error));
             }
         }
-        let state = (self.id == 0 && control.cut_short()).then(|| self.state());
-        (self.exits, state)
+        (self.id == 0 && control.cut_short()).then(|| self.state())
     }
 
     /// Runs the guest to its next exit and answers that.
@@ -151,11 +150,11 @@ impl Vcpu {
         reason = "string I/O needs kvm_run's element size beside its data"
     )]
     fn step(&mut self) -> Result<(), RunError> {
-        let exits = &mut self.exits;
+        let exits = &self.exits;
         let exit = match self.fd.run() {
             Ok(exit) => exit,
             Err(error) if matches!(error.errno(), EINTR | EAGAIN) => {
-                exits.interrupted += 1;
+                exits.interrupted.add();
                 return Ok(());
             }
             Err(source) => {
@@ -167,7 +166,7 @@ impl Vcpu {
         };
         match exit {
             VcpuExit::IoIn(port, data) => {
-                exits.io_in += 1;
+                exits.io_in.add();
                 let (data, bytes) = (ptr::from_mut(data), data.len());
                 let element = self.io_element(bytes);
                 // SAFETY: the slice lies in kvm_run, is this CPU's alone until it runs again, and
@@ -177,7 +176,7 @@ impl Vcpu {
                     .for_each(|data| self.buses.port_read(port, data));
             }
             VcpuExit::IoOut(port, data) => {
-                exits.io_out += 1;
+                exits.io_out.add();
                 let (data, bytes) = (ptr::from_ref(data), data.len());
                 let element = self.io_element(bytes);
                 // SAFETY: as for IoIn.
@@ -186,21 +185,21 @@ impl Vcpu {
                     .for_each(|data| self.buses.port_write(port, data));
             }
             VcpuExit::MmioRead(address, data) => {
-                exits.mmio_read += 1;
+                exits.mmio_read.add();
                 self.buses.mmio_read(address, data);
             }
             VcpuExit::MmioWrite(address, data) => {
-                exits.mmio_write += 1;
+                exits.mmio_write.add();
                 self.buses.mmio_write(address, data);
             }
-            VcpuExit::Hlt => exits.halt += 1,
-            VcpuExit::Intr => exits.interrupted += 1,
+            VcpuExit::Hlt => exits.halt.add(),
+            VcpuExit::Intr => exits.interrupted.add(),
             VcpuExit::Shutdown => {
-                exits.shutdown += 1;
+                exits.shutdown.add();
                 return Err(RunError::TripleFault(self.state()));
             }
             VcpuExit::InternalError => {
-                exits.internal_error += 1;
+                exits.internal_error.add();
                 let reason = self.internal_reason();
                 return Err(RunError::Internal {
                     reason,
@@ -208,14 +207,14 @@ impl Vcpu {
                 });
             }
             VcpuExit::FailEntry(reason, _) => {
-                exits.other += 1;
+                exits.other.add();
                 return Err(RunError::Entry {
                     reason,
                     state: self.state(),
                 });
             }
             other => {
-                exits.other += 1;
+                exits.other.add();
                 let exit = format!("{other:?}");
                 return Err(RunError::UnexpectedExit {
                     exit,

@@ -21,11 +21,40 @@ use thiserror::Error;
 /// Commands a poll may fetch before it looks at its mailbox again.
 const BUDGET: u32 = 64;
 
+/// How many times longer than [`WaitPolicy::spin`] a worker may poll: 200 microseconds by default,
+/// as KVM does for a halted CPU.
+const LONGEST: u32 = 10;
+
 /// How the worker threads wait for work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WaitPolicy {
-    /// How long a worker polls without finding work before it sleeps.
+    /// How long a worker polls without finding work before it sleeps. When work comes soon after
+    /// that it polls longer the next time, up to ten times as long, until it has slept so long in
+    /// vain: a sleep costs its host a ring, which may take longer than the work.
     pub spin: Duration,
+}
+
+/// How long a worker polls now.
+#[derive(Debug)]
+struct Spin {
+    policy: WaitPolicy,
+    limit: Duration,
+}
+
+impl Spin {
+    const fn new(policy: WaitPolicy) -> Self {
+        let limit = policy.spin;
+        Self { policy, limit }
+    }
+
+    /// Learns from a sleep: polling longer would have found the work, or not.
+    fn slept(&mut self, time: Duration) {
+        let longest = self.policy.spin * LONGEST;
+        self.limit = match time < longest {
+            true => (self.limit * 2).min(longest),
+            false => self.policy.spin,
+        };
+    }
 }
 
 impl Default for WaitPolicy {
@@ -168,6 +197,7 @@ fn run(mut shard: Shard, stop: &AtomicBool, wake: &OwnedFd, policy: WaitPolicy) 
     let start = Instant::now();
     let now = || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
     let mut idle_since: Option<Instant> = None;
+    let mut spin = Spin::new(policy);
     while !stop.load(Ordering::Acquire) {
         let progress = shard.poll(now(), BUDGET);
         if progress.commands > 0 || progress.completions > 0 || progress.more {
@@ -175,16 +205,18 @@ fn run(mut shard: Shard, stop: &AtomicBool, wake: &OwnedFd, policy: WaitPolicy) 
             continue;
         }
         let since = *idle_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < policy.spin {
+        if since.elapsed() < spin.limit {
             std::hint::spin_loop();
             continue;
         }
         if shard.park() {
+            let asleep = Instant::now();
             wait(
                 wake,
                 progress.deadline_ns.map(|at| at.saturating_sub(now())),
             );
             shard.unpark();
+            spin.slept(asleep.elapsed());
         }
         idle_since = None;
     }
@@ -199,4 +231,30 @@ fn wait(wake: &OwnedFd, timeout_ns: Option<u64>) {
     // An interrupted wait only polls early, and an empty counter reads nothing.
     let _ = poll(&mut [PollFd::new(wake, PollFlags::IN)], timeout.as_ref());
     let _ = rustix::io::read(wake, &mut [0u8; 8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_is_woken_soon_polls_longer_up_to_a_limit() {
+        let us = Duration::from_micros;
+        let mut spin = Spin::new(WaitPolicy { spin: us(20) });
+        let mut limits = Vec::new();
+        for slept in [199, 0, 50, 199, 199, 200, 10, 1_000_000] {
+            spin.slept(us(slept));
+            limits.push(spin.limit.as_micros());
+        }
+        assert_eq!(limits, [40, 80, 160, 200, 200, 20, 40, 20]);
+    }
+
+    #[test]
+    fn a_worker_that_shall_not_poll_never_does() {
+        let mut spin = Spin::new(WaitPolicy {
+            spin: Duration::ZERO,
+        });
+        spin.slept(Duration::ZERO);
+        assert_eq!(spin.limit, Duration::ZERO);
+    }
 }

@@ -21,10 +21,12 @@ pub struct QemuGuest {
     pub machine: &'static str,
     /// Bytes of memory.
     pub memory: u64,
-    /// Which tests, as globs over `group.name`; empty for all.
-    pub filter: String,
+    /// The kernel's command line.
+    pub command_line: String,
     /// The controller.
     pub nvme: QemuNvme,
+    /// What is added to the properties of each `-drive`, such as `,aio=threads`.
+    pub drive: &'static str,
     /// How long the guest may run.
     pub timeout: Duration,
 }
@@ -40,12 +42,19 @@ pub enum QemuEnd {
     TimedOut,
 }
 
-/// What came of it.
+/// What came of a run of the suite.
 #[derive(Clone, Debug)]
 pub struct QemuRun {
     /// What the guest printed.
     pub report: Report,
-    /// How QEMU ended.
+    /// How QEMU ended and what it took.
+    pub ended: QemuEnded,
+}
+
+/// What came of QEMU.
+#[derive(Clone, Debug)]
+pub struct QemuEnded {
+    /// How it ended.
     pub end: QemuEnd,
     /// The end of what QEMU complained of.
     pub stderr: String,
@@ -63,12 +72,32 @@ impl QemuGuest {
     /// A machine with firmware, CF8h and BARs that are placed already.
     pub const Q35: &'static str = "q35";
 
-    /// Boots the kernel and lets it run to its end. `on_test` is told of each result with the
-    /// report so far.
+    /// Boots the kernel and lets it run the suite to its end. `on_test` is told of each result with
+    /// the report so far.
     ///
     /// # Errors
     /// When QEMU does not come so far that the guest says anything.
     pub fn run(&self, qemu: &Qemu, mut on_test: impl FnMut(&Report)) -> Result<QemuRun, QemuError> {
+        let mut report = Report::default();
+        let ended = self.run_lines(qemu, |line| {
+            let before = report.tests.len();
+            report.feed(line);
+            if report.tests.len() > before {
+                on_test(&report);
+            }
+        })?;
+        Ok(QemuRun { report, ended })
+    }
+
+    /// Boots the kernel and lets it run to its end. `on_line` is told of each line it prints.
+    ///
+    /// # Errors
+    /// When QEMU does not come so far that the guest says anything.
+    pub fn run_lines(
+        &self,
+        qemu: &Qemu,
+        mut on_line: impl FnMut(&str),
+    ) -> Result<QemuEnded, QemuError> {
         let kernel = kernel().map_err(QemuError::Drive)?;
         let drives: Vec<File> = self
             .nvme
@@ -81,13 +110,10 @@ impl QemuGuest {
         let mut command = self.command(qemu, accelerator, &kernel, &drives);
         let line = format!("{command:?}");
         let start = Instant::now();
-        let mut report = Report::default();
+        let mut said = false;
         let ended = process::run(&mut command, self.timeout, |line| {
-            let before = report.tests.len();
-            report.feed(line);
-            if report.tests.len() > before {
-                on_test(&report);
-            }
+            said |= !line.is_empty();
+            on_line(line);
         });
         let ended = ended.map_err(|source| QemuError::Start {
             program: qemu.program.clone(),
@@ -101,7 +127,7 @@ impl QemuGuest {
             },
         };
         if let Some(status) = ended.status
-            && report == Report::default()
+            && !said
         {
             return Err(QemuError::Died {
                 status,
@@ -109,8 +135,7 @@ impl QemuGuest {
                 command: line,
             });
         }
-        Ok(QemuRun {
-            report,
+        Ok(QemuEnded {
             end,
             stderr: ended.stderr,
             accelerator,
@@ -134,8 +159,8 @@ impl QemuGuest {
             .args(["-m", &format!("size={}B", self.memory)])
             .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"])
             .args(["-kernel", &path(kernel)]);
-        if !self.filter.is_empty() {
-            command.args(["-append", &format!("filter={}", self.filter)]);
+        if !self.command_line.is_empty() {
+            command.args(["-append", &self.command_line]);
         }
         let controller = self.nvme.controller.join(",");
         command.args(["-device", &format!("nvme,id=nvme0,{controller}")]);
@@ -145,7 +170,10 @@ impl QemuGuest {
             command
                 .args([
                     "-drive",
-                    &format!("if=none,id={id},format=raw,discard=unmap,file={file}"),
+                    &format!(
+                        "if=none,id={id},format=raw,discard=unmap,file={file}{}",
+                        self.drive
+                    ),
                 ])
                 .args(["-device", &format!("{},bus=nvme0", ns.properties(&id))]);
         }

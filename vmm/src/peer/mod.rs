@@ -12,6 +12,6 @@ mod nvme;
 mod process;
 mod qemu;
 
-pub use guest::{QemuEnd, QemuGuest, QemuRun};
+pub use guest::{QemuEnd, QemuEnded, QemuGuest, QemuRun};
 pub use nvme::{QemuNamespace, QemuNvme};
 pub use qemu::{Qemu, QemuError, QemuVersion};

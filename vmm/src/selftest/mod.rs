@@ -21,15 +21,10 @@ use nvme_suite::{Filter, tap::Report};
 use thiserror::Error;
 
 use crate::{
-    machine::{
-        ExitCounts, GuestExit, Lines, Machine, MachineConfig, MachineError, RunError, RunOutcome,
-    },
-    nvme::{
-        FunctionError, Ioeventfds, NvmeFunction, NvmePciIds, REGISTER_BAR, WaitPolicy, Workers,
-        WorkersError,
-    },
-    options::{Backend, Doorbells, NvmeOptions, OptionError, Size},
+    machine::{ExitCounts, GuestExit, Lines, MachineConfig, RunError, RunOutcome},
+    options::{Backend, NvmeOptions, OptionError, Size},
     peer::{Qemu, QemuError, QemuGuest, QemuNvme},
+    testbed::{Ended, GUEST_SUCCESS, Testbed, TestbedError},
 };
 use lint::Collector;
 
@@ -37,11 +32,6 @@ pub use comparison::{Comparison, Row, Verdict, compare};
 pub use lint::{Finding, Findings};
 pub use matrix::{Combination, Matrix, MatrixResults, MatrixTotals, Outcome, quoted};
 pub use output::{Format, Style};
-
-/// The device number of the controller on PCI bus 0.
-const CONTROLLER_SLOT: u8 = 1;
-/// The exit code of a guest whose tests passed: 10h in the debug exit (see the kernel's `exit`).
-const GUEST_SUCCESS: u32 = 0x10 << 1 | 1;
 
 /// The least and the most memory that makes sense: queues of 65,536 entries must fit, and the
 /// kernel uses nothing above 3 GiB.
@@ -125,15 +115,9 @@ pub enum SelftestError {
     /// The guest's memory.
     #[error("--memory {}: the test kernel runs with {} to {}", Size(*.0), Size(MEMORY.0), Size(MEMORY.1))]
     Memory(u64),
-    /// The controller.
+    /// The machine and the controller.
     #[error(transparent)]
-    Function(#[from] FunctionError),
-    /// The worker threads.
-    #[error(transparent)]
-    Workers(#[from] WorkersError),
-    /// The machine.
-    #[error(transparent)]
-    Machine(#[from] MachineError),
+    Testbed(#[from] TestbedError),
     /// The machine could not be completed.
     #[error(transparent)]
     Run(RunError),
@@ -310,31 +294,20 @@ pub fn run(
     let report = Arc::new(Mutex::new(Report::default()));
     let (feed, printer) = reader(report.clone(), collector.clone(), on_line);
     let sink = Lines::new(feed);
-    let mut machine = Machine::new(MachineConfig {
+    let machine = MachineConfig {
         memory: selftest.memory,
         command_line: command_line(selftest),
         serial: Box::new(sink),
         timeout: Some(selftest.timeout),
         ..MachineConfig::default()
-    })?;
-    let router = Arc::new(machine.msi(config.vectors)?);
-    let memory = machine.memory().clone();
-    let (function, shards) = NvmeFunction::new(config, NvmePciIds::default(), memory, router)?;
-    let function = Arc::new(function);
-    let controller = function.controller().clone();
-    let bdf = machine.attach_pci(CONTROLLER_SLOT, function)?;
-    let policy = WaitPolicy {
-        spin: Duration::from_micros(selftest.nvme.poll_us),
     };
-    let stop = machine.stop_handle();
-    let workers = Workers::start(&controller, shards, policy, move || stop.stop())?;
-    if selftest.nvme.doorbells == Doorbells::Ioeventfd {
-        let bar = machine.bar_events(bdf, REGISTER_BAR);
-        let doorbells = Ioeventfds::new(bar, &workers).map_err(WorkersError::from)?;
-        controller.set_doorbell_wakes(Arc::new(doorbells));
-    }
-    let outcome = machine.run();
-    let workers = workers.stop();
+    let testbed = Testbed::new(&selftest.nvme, config, machine)?;
+    let controller = testbed.controller.clone();
+    let Ended {
+        outcome,
+        workers,
+        stats,
+    } = testbed.run();
     // The machine is gone, and with it the sender of lines.
     let _ = printer.join();
     let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
@@ -344,7 +317,7 @@ pub fn run(
         stopped_at: None,
         exits: ExitCounts::default(),
         unclaimed: (0, 0),
-        stats: controller.stats(),
+        stats,
         tear: selftest.nvme.tear,
         lint: collector.map(|collector| collector.findings(controller.lint_counts())),
         guest_time: start.elapsed(),
@@ -389,8 +362,9 @@ pub fn run_with_qemu(
     let guest = QemuGuest {
         machine: QemuGuest::MICROVM,
         memory: selftest.memory,
-        filter: selftest.filter.clone(),
+        command_line: command_line(selftest),
         nvme,
+        drive: "",
         timeout: selftest.timeout,
     };
     let progress = on_test.clone();

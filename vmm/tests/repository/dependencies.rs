@@ -18,13 +18,14 @@ const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 const TOP: [&str; 2] = ["ferrite", FUZZERS];
 /// Who may know whom: each room with the rooms it may depend on and the crates of its subject.
 /// Those of [`TOP`] may know everything.
-const MAY_KNOW: [(&str, &[&str]); 9] = [
+const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("nvme-spec", &[]),
     ("storage", &["vm-memory", "rustix"]),
     ("nvme", &["nvme-spec", "storage", "vm-memory"]),
     ("pci", &["vm-memory"]),
     ("nvme-host", &["nvme-spec"]),
     ("nvme-suite", &["nvme-spec", "nvme-host"]),
+    ("nvme-bench", &["nvme-spec", "nvme-host"]),
     ("nvme-oracle", &["nvme-spec", "nvme-host", "storage"]),
     (
         "mutants",
@@ -36,6 +37,7 @@ const MAY_KNOW: [(&str, &[&str]); 9] = [
             "nvme-spec",
             "nvme-host",
             "nvme-suite",
+            "nvme-bench",
             "linked_list_allocator",
         ],
     ),

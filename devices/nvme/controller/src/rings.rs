@@ -231,7 +231,8 @@ impl Rings {
         Ok(())
     }
 
-    /// Asks the host to ring with the next tail or head that it stores in memory.
+    /// Asks the host to ring with the next tail that it stores in memory, and with the next head of
+    /// a completion queue that is full: where a slot is free, no head gives the shard work.
     pub(crate) fn arm_doorbells(
         &mut self,
         shared: &Shared,
@@ -246,7 +247,9 @@ impl Rings {
         }
         for cq in self.cqs.iter_mut().flatten() {
             lint_event_index(shared, &cq.bell, memory);
-            cq.bell.arm(memory)?;
+            if cq.free() == 0 {
+                cq.bell.arm(memory)?;
+            }
         }
         Ok(())
     }

@@ -12,7 +12,7 @@
 //!
 //! Beneath that is the raw layer that benches and hostile tests use: [`Driver::push`] stores an
 //! entry as it is, [`Driver::poll`] takes the next completion as it is, and doorbells are rung by
-//! hand.
+//! hand. A [`Lane`] is a queue pair taken out of the driver, for loops that count nanoseconds.
 //!
 //! With shadow doorbells ([`Driver::enable_shadow_doorbells`]) tails and heads are stored in memory,
 //! and registers written when the controller asks for it.
@@ -32,6 +32,7 @@ mod dma;
 mod driver;
 mod error;
 mod issue;
+mod lane;
 mod nvm;
 pub mod prp;
 mod queue;
@@ -42,6 +43,7 @@ mod transport;
 pub use dma::Buffer;
 pub use driver::{Config, DEFAULT_COMMAND_TIMEOUT_NS, Driver, Stats};
 pub use error::{Awaited, Error};
+pub use lane::Lane;
 pub use queue::{MAX_QUEUE_ENTRIES, Token};
 pub use queues::{CqConfig, SqConfig};
 pub use shadow::{ShadowDoorbells, passes_event};

@@ -119,10 +119,14 @@ impl SubmissionQueue {
     }
 
     /// Stores an entry at the tail and moves it; the caller has seen that there is room.
+    #[inline]
     pub(crate) fn store<T: Transport + ?Sized>(&mut self, transport: &mut T, sqe: &Sqe) {
         let at = self.memory.address + u64::from(self.tail) * SQE_BYTES as u64;
         transport.mem_write(at, sqe.as_bytes());
-        self.tail = (self.tail + 1) % self.entries;
+        self.tail += 1;
+        if self.tail == self.entries {
+            self.tail = 0;
+        }
     }
 
     /// Takes a free command identifier; `None` when all are outstanding.

@@ -36,6 +36,7 @@ pub const fn passes_event(event: u32, old: u32, new: u32) -> bool {
 
 /// Tells the controller a tail or head that was `old`: by the register, or in memory and by the
 /// register if the controller asks for it. Whether the register was written.
+#[inline]
 pub(crate) fn tell<T: Transport + ?Sized>(
     transport: &mut T,
     shadow: Option<&ShadowDoorbells>,

@@ -152,11 +152,11 @@ impl Comparison {
         if let Some(reason) = &report.bail_out {
             return Some(format!("the guest on QEMU gave up: {reason}"));
         }
-        let stderr = match self.run.stderr.as_str() {
+        let stderr = match self.run.ended.stderr.as_str() {
             "" => String::new(),
             text => format!("\nQEMU's complaints:\n  {}", text.replace('\n', "\n  ")),
         };
-        match &self.run.end {
+        match &self.run.ended.end {
             QemuEnd::TimedOut => Some(format!(
                 "the guest on QEMU took longer than allowed; give it more with --timeout{}{stderr}",
                 said(report)

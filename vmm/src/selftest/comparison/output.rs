@@ -22,7 +22,7 @@ impl Comparison {
             ferrite, qemu, run, ..
         } = self;
         write_found(out, "ferrite", &ferrite.report.facts.found, "kvm")?;
-        write_found(out, "qemu", &run.report.facts.found, run.accelerator)?;
+        write_found(out, "qemu", &run.report.facts.found, run.ended.accelerator)?;
         for note in &self.notes {
             writeln!(out, "note          {note}")?;
         }
@@ -40,7 +40,7 @@ impl Comparison {
         writeln!(out)?;
         for (name, report, elapsed) in [
             ("ferrite", &ferrite.report, ferrite.guest_time),
-            ("qemu", &run.report, run.elapsed),
+            ("qemu", &run.report, run.ended.elapsed),
         ] {
             let (passed, failed, skipped) = report.totals();
             let version = match name {
@@ -141,12 +141,12 @@ impl Comparison {
             "qemu": {
                 "program": qemu.program.display().to_string(),
                 "version": qemu.version.to_string(),
-                "accelerator": run.accelerator,
-                "command": run.command,
+                "accelerator": run.ended.accelerator,
+                "command": run.ended.command,
                 "trouble": self.trouble(),
                 "controller": controller_json(&run.report.facts.found),
                 "summary": { "passed": passed, "failed": failed, "skipped": skipped },
-                "seconds": run.elapsed.as_secs_f64(),
+                "seconds": run.ended.elapsed.as_secs_f64(),
             },
         })
     }
