@@ -60,7 +60,8 @@ fn written(case: u64, buffer: usize, page: u64) -> [u8; 8] {
 impl<T: Transport + ?Sized> Drive<'_, '_, T> {
     /// Writes the area with its stamps.
     pub(crate) fn fill(&mut self) -> Result<(), Error> {
-        self.driver.create_pair(1, 2)?;
+        let entries = u32::from(self.driver.cap().mqes_z()) + 1;
+        self.driver.create_pair(1, entries.min(64))?;
         let most = FILL.min(self.transfer);
         let buffer = self.driver.alloc(most)?;
         let mut offset = 0;
