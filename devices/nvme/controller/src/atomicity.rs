@@ -120,7 +120,7 @@ impl ControllerAtomics {
         let smallest = |all: Option<Extent>, own: fn(&NamespaceAtomics) -> Option<Extent>| {
             let each = config.namespaces.iter().flat_map(|namespace| {
                 let size = all.or(own(&namespace.atomics)).unwrap_or(Extent::Blocks(1));
-                namespace.formats().map(move |lba| size.unit(lba))
+                namespace.formats.iter().map(move |&lba| size.unit(lba))
             });
             each.min().unwrap_or(1)
         };
@@ -247,18 +247,20 @@ pub(crate) fn validate(config: &ControllerConfig) -> Result<(), ConfigError> {
         ));
     }
     for namespace in &config.namespaces {
-        validate_sizes(config, namespace)?;
-        validate_namespace(config, namespace, all)?;
+        for &lba in &namespace.formats {
+            validate_sizes(config, namespace, lba)?;
+            validate_namespace(config, namespace, lba, all)?;
+        }
     }
     Ok(())
 }
 
-/// Each size for itself: a whole number of blocks, and one that its field can hold.
+/// Each size for itself: a whole number of blocks of `lba` bytes, and one that its field can hold.
 fn validate_sizes(
     config: &ControllerConfig,
     namespace: &NamespaceConfig,
+    lba: u32,
 ) -> Result<(), ConfigError> {
-    let lba = namespace.lba_bytes;
     let own = &namespace.atomics;
     for (key, size) in [
         ("awun", config.atomics.normal),
@@ -284,14 +286,17 @@ fn validate_sizes(
     }
     for (key, size) in [("nabsn", own.boundary), ("nabspf", own.boundary_power_fail)] {
         let Some(size) = size else { continue };
-        if !(2..=MOST_BLOCKS).contains(&size.blocks(lba)) {
+        // Blocks that are as large as that, in a format that the namespace has not at first, leave
+        // nothing to be atomic but each of them.
+        let least = if lba == namespace.lba_bytes { 2 } else { 1 };
+        if !(least..=MOST_BLOCKS).contains(&size.blocks(lba)) {
             return Err(ConfigError::new(
                 key,
                 size,
                 "boundaries lie 2 to 65536 logical blocks apart",
                 format!(
                     "use {} to {}",
-                    2 * u64::from(lba),
+                    u64::from(least) * u64::from(lba),
                     u64::from(MOST_BLOCKS) * u64::from(lba)
                 ),
             ));
@@ -300,12 +305,14 @@ fn validate_sizes(
     Ok(())
 }
 
+/// The rules between the sizes when blocks have `lba` bytes.
 fn validate_namespace(
     config: &ControllerConfig,
     namespace: &NamespaceConfig,
+    lba: u32,
     all: ControllerAtomics,
 ) -> Result<(), ConfigError> {
-    let promised = Atomics::new(config, namespace, namespace.lba_bytes);
+    let promised = Atomics::new(config, namespace, lba);
     let (normal, power_fail) = (promised.normal, promised.power_fail);
     let at_least = |key, value: u32, least: u32, rule| {
         if value >= least {
@@ -353,11 +360,7 @@ fn validate_namespace(
     }
     let own = &namespace.atomics;
     let boundaries = [own.boundary, own.boundary_power_fail];
-    let smallest = boundaries
-        .iter()
-        .flatten()
-        .map(|b| b.blocks(namespace.lba_bytes))
-        .min();
+    let smallest = boundaries.iter().flatten().map(|b| b.blocks(lba)).min();
     if own.multiple && smallest.is_none() {
         return Err(ConfigError::new(
             "mam",
@@ -368,7 +371,7 @@ fn validate_namespace(
     }
     if let Some(offset) = own.boundary_offset {
         let blocks = match offset {
-            Extent::Bytes(bytes) => bytes / u64::from(namespace.lba_bytes),
+            Extent::Bytes(bytes) => bytes / u64::from(lba),
             Extent::Blocks(blocks) => blocks.into(),
         };
         let least = smallest.unwrap_or(0);

@@ -1,5 +1,6 @@
 //! A shard: the queues that one thread serves, and the loop that serves them.
 
+mod format;
 mod messages;
 
 use std::sync::{Arc, atomic::Ordering};
@@ -8,7 +9,7 @@ use nvme_spec::{Sqe, Status};
 use storage::{GuestRam, OpenError};
 use vm_memory::GuestAddressSpace;
 
-use self::messages::Quiescing;
+use self::{format::Draining, messages::Quiescing};
 use crate::{
     admin::{Admin, AdminContext, Outcome},
     command::Command,
@@ -55,6 +56,8 @@ struct Lane {
     quiescing: Option<Quiescing>,
     /// Shadow doorbells to turn to once the function may access memory again.
     turning: Option<(ShadowBuffers, AdminTicket)>,
+    /// Namespaces that are to be formatted.
+    draining: Vec<Draining>,
     rings: Rings,
     io: IoEngine,
     admin: Option<Box<Admin>>,
@@ -74,6 +77,7 @@ impl Shard {
             halted: false,
             quiescing: None,
             turning: None,
+            draining: Vec::new(),
             rings: Rings::default(),
             io: IoEngine::new(&shared, id)?,
             admin: (id == 0).then(|| Box::new(Admin::new(&shared.config))),
@@ -160,6 +164,7 @@ impl Lane {
             .and_then(|()| self.read_mailbox(work))
             .and_then(|()| self.turn_doorbells(work))
             .and_then(|()| self.retry(work))
+            .and_then(|()| self.start_formats(work))
             .and_then(|()| self.serve(work, budget))
             .and_then(|()| self.reap(work))
             .and_then(|()| self.report_events(work));
@@ -169,6 +174,7 @@ impl Lane {
         }
         self.check_keep_alive(work);
         self.finish_deletions(work);
+        self.finish_draining(work);
         self.finish_quiescing(work.shared, work.now_ns);
         let signalled = self.interrupts.flush(work.shared, work.now_ns);
         work.stats.interrupts.add(signalled.count);
@@ -218,7 +224,8 @@ impl Lane {
             return true;
         }
         let nudged = mailbox.is_some_and(Mailbox::is_nudged);
-        if self.moving(shared) && (self.io.runnable() || !self.unposted.is_empty() || nudged) {
+        let runnable = self.io.runnable() || self.can_start_format();
+        if self.moving(shared) && (runnable || !self.unposted.is_empty() || nudged) {
             return true;
         }
         self.serving(shared)
@@ -399,8 +406,12 @@ impl Lane {
             command,
             sqe,
             status,
+            plan,
         } in finished.drain(..)
         {
+            if let Some(plan) = plan {
+                self.formatted(work, plan, status);
+            }
             // A fault must not lose the other commands' slots.
             let posted = self.complete(work, command, &sqe, status, 0);
             result = result.and(posted);

@@ -8,8 +8,8 @@ use nvme_spec::{
     AdminOpcode, Cns, FeatureId, LogId, NvmOpcode,
     identify::{
         LPA_COMMANDS_EFFECTS, LPA_EXTENDED, LPA_MISCELLANEOUS, OACS_DOORBELL_BUFFER_CONFIG,
-        ONCS_COMPARE, ONCS_DATASET_MANAGEMENT, ONCS_FEATURES_SAVE_SELECT, ONCS_TIMESTAMP,
-        ONCS_VERIFY, ONCS_WRITE_ZEROES,
+        OACS_FORMAT_NVM, ONCS_COMPARE, ONCS_DATASET_MANAGEMENT, ONCS_FEATURES_SAVE_SELECT,
+        ONCS_TIMESTAMP, ONCS_VERIFY, ONCS_WRITE_ZEROES,
     },
     registers::Vs,
 };
@@ -95,6 +95,7 @@ pub(crate) enum AdminKind {
     AsyncEventRequest,
     KeepAlive,
     DoorbellBufferConfig,
+    FormatNvm,
 }
 
 /// The admin commands.
@@ -119,6 +120,11 @@ pub(crate) const ADMIN: &[Row<AdminOpcode, AdminKind>] = &[
         AdminOpcode::DOORBELL_BUFFER_CONFIG,
         AdminKind::DoorbellBufferConfig,
         OACS_DOORBELL_BUFFER_CONFIG,
+    ),
+    optional(
+        AdminOpcode::FORMAT_NVM,
+        AdminKind::FormatNvm,
+        OACS_FORMAT_NVM,
     ),
 ];
 

@@ -13,7 +13,7 @@ use super::{
         keys::{Form, Key, choose, number, word, words},
         parse_extent, parse_size,
     },
-    Backend, Doorbells, NamespaceOptions, NvmeOptions,
+    Backend, Doorbells, NamespaceOptions, NvmeOptions, formats,
 };
 
 /// Words and what they stand for.
@@ -53,7 +53,7 @@ fn text_into(field: &mut String, text: &str) -> Result<(), String> {
 }
 
 /// Keys that a namespace may have for itself, as `nsN.key`.
-pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 12] = [
+pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 13] = [
     Key {
         name: "size",
         form: Form::Size("a whole number of logical blocks"),
@@ -64,11 +64,19 @@ pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 12] = [
     },
     Key {
         name: "lba",
-        form: Form::Size("512 to 64K, a power of two"),
-        help: "size of a logical block",
-        unset: "",
-        set: |ns, text| parse_size(text).map(|bytes| ns.lba = bytes),
-        get: |ns| size(ns.lba),
+        form: Form::Size("512 to 1M, a power of two"),
+        help: "size of a logical block at first",
+        unset: "the first of formats, or 512",
+        set: |ns, text| parse_size(text).map(|bytes| ns.lba = Some(bytes)),
+        get: |ns| ns.lba.and_then(size),
+    },
+    Key {
+        name: "formats",
+        form: Form::Sizes("512 to 1M, powers of two, LBAF 0 first"),
+        help: "block sizes that Format NVM can give it",
+        unset: "lba and of 512:4K:16K:64K what mdts, size and atomic units in bytes allow",
+        set: |ns, text| formats::parse(text).map(|list| ns.formats = Some(list)),
+        get: |ns| ns.formats.as_deref().map(formats::text),
     },
     Key {
         name: "backend",

@@ -18,6 +18,7 @@ use self::{
     ranges::{forget_range, give_range, take_range},
 };
 use crate::{
+    admin::FormatPlan,
     command::Command,
     config::{MIN_PAGE_BYTES, Tear},
     ids::ShardId,
@@ -56,6 +57,8 @@ pub(crate) struct Finished {
     pub(crate) command: Command,
     pub(crate) sqe: Sqe,
     pub(crate) status: Status,
+    /// What was to be formatted, if the command is a Format NVM.
+    pub(crate) plan: Option<FormatPlan>,
 }
 
 /// A shard's queues to the backends and its commands in flight.
@@ -164,6 +167,37 @@ impl IoEngine {
 
     /// Starts a command; the caller has made sure of [`room`](Self::room).
     pub(crate) fn start(&mut self, work: &Work<'_>, command: Command, sqe: &Sqe) -> Started {
+        self.start_with(work, command, sqe, |request, job| {
+            prepare::prepare(work, sqe, request, job)
+        })
+    }
+
+    /// Starts to erase what a Format NVM names; the caller has made sure of [`room`](Self::room), and
+    /// that no command uses it.
+    pub(crate) fn erase(
+        &mut self,
+        work: &Work<'_>,
+        command: Command,
+        sqe: &Sqe,
+        plan: FormatPlan,
+    ) -> Started {
+        self.start_with(work, command, sqe, |request, job| {
+            (job.namespace, job.through) = (plan.first, plan.last);
+            job.plan = Some(plan);
+            match job.erase(work.shared, request) {
+                true => Ok(Prepared::Request),
+                false => Err(Status::INTERNAL_ERROR),
+            }
+        })
+    }
+
+    fn start_with(
+        &mut self,
+        work: &Work<'_>,
+        command: Command,
+        sqe: &Sqe,
+        prepare: impl FnOnce(&mut Request, &mut Job) -> Result<Prepared, Status>,
+    ) -> Started {
         let Some(tag) = self.free.pop() else {
             return Started::Done(command, Status::INTERNAL_ERROR);
         };
@@ -175,7 +209,7 @@ impl IoEngine {
         let Some((mut request, mut job)) = taken else {
             return Started::Done(command, Status::INTERNAL_ERROR);
         };
-        let status = match prepare::prepare(work, sqe, &mut request, &mut job) {
+        let status = match prepare(&mut request, &mut job) {
             Ok(Prepared::Request) => None,
             Ok(Prepared::Nothing) => Some(Status::SUCCESS),
             Err(status) => Some(status),
@@ -208,20 +242,21 @@ impl IoEngine {
     fn tear(&mut self, work: &Work<'_>, job: &mut Job, request: &mut Request) {
         let tear = work.shared.config.tear;
         let namespace = work.shared.namespaces.get(job.namespace);
-        let Some(namespace) = namespace.filter(|_| request.op == Op::Write) else {
+        let namespace = namespace.filter(|_| request.op == Op::Write);
+        let Some(format) = namespace.and_then(|namespace| namespace.format(job.format)) else {
             return;
         };
-        let (shift, settings) = (namespace.lba_shift(), &work.shared.settings);
+        let (shift, settings) = (format.lba_shift, &work.shared.settings);
         let (slba, nlb) = (request.offset >> shift, request.len >> shift);
         // What holds when the power fails holds when a reset, an Abort or an error comes between, so
         // there is no between: not even for a write that boundaries let others see half done.
-        request.whole = namespace.atomics.power_fail.holds(slba, nlb);
+        request.whole = format.atomics.power_fail.holds(slba, nlb);
         let unit = match tear {
             Tear::Never => return,
             Tear::Legal if request.whole => return,
             Tear::Legal => {
                 let disable_normal = settings.disable_normal.load(Ordering::Relaxed);
-                Some(namespace.atomics.between_commands(disable_normal))
+                Some(format.atomics.between_commands(disable_normal))
             }
             Tear::Always => None,
         };
@@ -332,6 +367,23 @@ impl IoEngine {
         }
     }
 
+    /// Whether a command is in flight that uses one of the namespaces `first` to `last`, as indices.
+    pub(crate) fn uses(&self, first: usize, last: usize) -> bool {
+        let mut pending = self.slots.iter().filter_map(|slot| slot.pending.as_ref());
+        pending.any(|pending| (first..=last).contains(&pending.job.namespace))
+    }
+
+    /// Has the backends give up what is being erased, as far as they can: no other command is there.
+    pub(crate) fn cancel_erasing(&mut self) {
+        let pending = self.slots.iter().filter_map(|slot| slot.pending.as_ref());
+        for job in pending.map(|pending| &pending.job) {
+            let queue = self.queues.get_mut(job.namespace);
+            if let Some(queue) = queue.filter(|_| job.plan.is_some()) {
+                queue.cancel();
+            }
+        }
+    }
+
     /// Gives up what the backends have, as far as they can.
     pub(crate) fn cancel(&mut self) {
         for queue in &mut self.queues {
@@ -379,11 +431,13 @@ impl IoEngine {
         match submission {
             Submission::Back(request, status) => {
                 let Pending { command, sqe, job } = pending;
+                let plan = job.plan;
                 self.retire(tag, request, job);
                 finished.push(Finished {
                     command,
                     sqe,
                     status,
+                    plan,
                 });
             }
             Submission::Kept => {
