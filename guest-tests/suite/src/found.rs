@@ -199,7 +199,11 @@ fn max_transfer(mdts: u8, min_page_bytes: u64) -> u64 {
 }
 
 /// The current format of a namespace (NVM 4.1.5.1).
-fn describe(nsid: u32, controller: &IdentifyController, ns: &IdentifyNamespace) -> Namespace {
+pub(crate) fn describe(
+    nsid: u32,
+    controller: &IdentifyController,
+    ns: &IdentifyNamespace,
+) -> Namespace {
     let format = ns.lbaf.get(usize::from(ns.flbas.index()));
     let format = format.copied().unwrap_or_default();
     Namespace {

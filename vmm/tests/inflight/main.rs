@@ -4,6 +4,7 @@
 
 mod admin;
 mod fairness;
+mod format;
 #[path = "../support/held.rs"]
 mod held;
 mod interrupts;

@@ -4,9 +4,9 @@
 
 use nvme_spec::feature::Select;
 use nvme_spec::queue::{
-    AbortCdw10, CreateCqCdw11, CreateSqCdw11, DsmCdw10, DsmCdw11, GetFeaturesCdw10, GetLogCdw10,
-    GetLogCdw11, GetLogCdw14, IdentifyCdw10, IdentifyCdw11, QueueCdw10, RwCdw12, SetFeaturesCdw10,
-    WriteZeroesCdw12,
+    AbortCdw10, CreateCqCdw11, CreateSqCdw11, DsmCdw10, DsmCdw11, FormatCdw10, GetFeaturesCdw10,
+    GetLogCdw10, GetLogCdw11, GetLogCdw14, IdentifyCdw10, IdentifyCdw11, QueueCdw10, RwCdw12,
+    SetFeaturesCdw10, WriteZeroesCdw12,
 };
 use nvme_spec::{AdminOpcode, Cns, Csi, FeatureId, LogId, NvmOpcode, Sqe};
 
@@ -159,6 +159,16 @@ pub fn doorbell_buffer_config(shadow: u64, event: u64) -> Sqe {
         prp1: shadow,
         prp2: event,
         ..admin(AdminOpcode::DOORBELL_BUFFER_CONFIG)
+    }
+}
+
+/// Format NVM of a namespace, or of all with NSID FFFFFFFFh (Base 5.1.10).
+#[must_use]
+pub fn format_nvm(nsid: u32, how: FormatCdw10) -> Sqe {
+    Sqe {
+        nsid,
+        cdw10: how.into(),
+        ..admin(AdminOpcode::FORMAT_NVM)
     }
 }
 

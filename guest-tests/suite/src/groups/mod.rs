@@ -12,6 +12,9 @@ mod events;
 mod feature_data;
 mod features;
 mod flow;
+mod format;
+mod format_race;
+mod format_refused;
 mod granularity;
 mod hostile;
 mod hostile_memory;
@@ -63,6 +66,9 @@ pub static GROUPS: &[&[Test]] = &[
     verify::TESTS,
     write_zeroes::TESTS,
     dsm::TESTS,
+    format::TESTS,
+    format_refused::TESTS,
+    format_race::TESTS,
     limits::TESTS,
     hostile::TESTS,
     hostile_memory::TESTS,
