@@ -21,8 +21,8 @@ use crate::{
 /// What a command costs beyond the first [`STEP_BYTES`] of its data, in such steps.
 #[inline]
 pub(crate) fn cost(shared: &Shared, sqe: &Sqe) -> u32 {
-    if RwCdw12::from(sqe.cdw12).nlb_z() == 0 {
-        // A block is less than a step, and what is no transfer costs nothing more.
+    if RwCdw12::from(sqe.cdw12).nlb_z() == 0 && !shared.has_large_blocks {
+        // A block is no more than a step, and what is no transfer costs nothing more.
         return 0;
     }
     let moves = matches!(
