@@ -53,7 +53,7 @@ mod prp;
 mod queue;
 mod range_table;
 #[cfg(test)]
-mod range_table_model;
+mod range_table_model_tests;
 #[cfg(test)]
 mod range_table_tests;
 mod registers;
