@@ -12,9 +12,7 @@ mod events;
 mod feature_data;
 mod features;
 mod flow;
-mod format;
-mod format_race;
-mod format_refused;
+mod fused;
 mod granularity;
 mod hostile;
 mod hostile_memory;
@@ -63,12 +61,10 @@ pub static GROUPS: &[&[Test]] = &[
     prp_errors::TESTS,
     io::TESTS,
     compare::TESTS,
+    fused::TESTS,
     verify::TESTS,
     write_zeroes::TESTS,
     dsm::TESTS,
-    format::TESTS,
-    format_refused::TESTS,
-    format_race::TESTS,
     limits::TESTS,
     hostile::TESTS,
     hostile_memory::TESTS,
