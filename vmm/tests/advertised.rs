@@ -12,8 +12,8 @@ use nvme_spec::{
     feature::Select,
     identify::{
         IdentifyController, LPA_COMMANDS_EFFECTS, LPA_MISCELLANEOUS, OACS_DOORBELL_BUFFER_CONFIG,
-        OAES_NAMESPACE_ATTRIBUTE, ONCS_COMPARE, ONCS_DATASET_MANAGEMENT, ONCS_TIMESTAMP,
-        ONCS_VERIFY, ONCS_WRITE_ZEROES,
+        OACS_FORMAT_NVM, OAES_NAMESPACE_ATTRIBUTE, ONCS_COMPARE, ONCS_DATASET_MANAGEMENT,
+        ONCS_TIMESTAMP, ONCS_VERIFY, ONCS_WRITE_ZEROES,
     },
     log::{CommandsEffectsLog, FeaturesEffectsLog, SCOPE_NAMESPACE, SupportedLogPages},
     registers::CAP_CSS_IOCSS,
@@ -82,7 +82,8 @@ fn io_commands() {
 fn admin_commands() {
     with_driver(CacheMode::None, |driver, controller| {
         assert_eq!(
-            controller.oacs, OACS_DOORBELL_BUFFER_CONFIG,
+            controller.oacs,
+            OACS_DOORBELL_BUFFER_CONFIG | OACS_FORMAT_NVM,
             "an optional admin command: add it to this test"
         );
         let log: CommandsEffectsLog = log(driver, LogId::COMMANDS_SUPPORTED);
@@ -103,6 +104,7 @@ fn admin_commands() {
                 AdminOpcode::DOORBELL_BUFFER_CONFIG => {
                     controller.oacs & OACS_DOORBELL_BUFFER_CONFIG != 0
                 }
+                AdminOpcode::FORMAT_NVM => controller.oacs & OACS_FORMAT_NVM != 0,
                 _ => false,
             };
             let entry = log.acs[usize::from(code)];

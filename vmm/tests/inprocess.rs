@@ -16,15 +16,28 @@ mod seeds;
 use std::{fmt::Write, sync::Arc};
 
 use ferrite::nvme::inprocess::{InProcess, Schedule};
-use nvme::{CacheMode, ControllerConfig, NamespaceConfig};
+use nvme::{AtomicUnits, CacheMode, ControllerConfig, Extent, NamespaceConfig};
+use nvme_host::{Config, Driver};
 use nvme_spec::registers::Vs;
 use nvme_suite::{Doorbells, Event, Filter, Stop, Summary};
 use seeds::Seeds;
-use storage::ram::Ram;
+use storage::{media::Media, ram::Ram};
 
 fn namespace(lba_bytes: u32) -> NamespaceConfig {
     let device = Arc::new(Ram::new(256 << 20).expect("memory"));
-    NamespaceConfig::new(device, lba_bytes)
+    NamespaceConfig {
+        formats: formats(lba_bytes, &[512, 4096]),
+        ..NamespaceConfig::new(device, lba_bytes)
+    }
+}
+
+/// Block sizes, and one more if it is not among them.
+fn formats(lba_bytes: u32, others: &[u32]) -> Vec<u32> {
+    let mut formats = others.to_vec();
+    formats.push(lba_bytes);
+    formats.sort_unstable();
+    formats.dedup();
+    formats
 }
 
 /// The configuration that most tests start from: two namespaces of a block size.
@@ -38,38 +51,39 @@ fn config(lba_bytes: u32) -> ControllerConfig {
 /// Runs the suite and panics with every failure, the configuration and the seed.
 fn suite(config: ControllerConfig, seed: u64, filter: &str) -> Summary {
     let what = format!("{config:?} seed {seed}");
-    let machine = InProcess::new(config, seed).expect(&what);
-    let (summary, failures) = run(machine, Doorbells::Registers, filter);
+    let mut machine = InProcess::new(config, seed).expect(&what);
+    let (summary, failures) = run(&mut machine, Doorbells::Registers, filter);
     assert!(summary.good(), "{what}:{failures}");
     summary
 }
 
 /// Runs the suite; the summary, and every failure.
-fn run(mut machine: InProcess, doorbells: Doorbells, filter: &str) -> (Summary, String) {
+fn run(machine: &mut InProcess, doorbells: Doorbells, filter: &str) -> (Summary, String) {
     let mut failures = String::new();
-    let summary = nvme_suite::run_with(
-        &mut machine,
-        &Filter::new(filter),
-        doorbells,
-        &mut |event| match event {
-            Event::Finished {
-                test,
-                outcome: Err(Stop::Failed(message)),
-                ..
-            } => {
-                let _ = write!(
-                    failures,
-                    "\n{}: {message}\n    {}",
-                    test.full_name(),
-                    test.rule
-                );
-            }
-            Event::BailOut(reason) => {
-                let _ = write!(failures, "\nbail out: {reason}");
-            }
-            _ => {}
-        },
-    );
+    let summary =
+        nvme_suite::run_with(
+            machine,
+            &Filter::new(filter),
+            doorbells,
+            &mut |event| match event {
+                Event::Finished {
+                    test,
+                    outcome: Err(Stop::Failed(message)),
+                    ..
+                } => {
+                    let _ = write!(
+                        failures,
+                        "\n{}: {message}\n    {}",
+                        test.full_name(),
+                        test.rule
+                    );
+                }
+                Event::BailOut(reason) => {
+                    let _ = write!(failures, "\nbail out: {reason}");
+                }
+                _ => {}
+            },
+        );
     (summary, failures)
 }
 
@@ -77,6 +91,61 @@ fn run(mut machine: InProcess, doorbells: Doorbells, filter: &str) -> (Summary, 
 fn every_block_size_passes() {
     for lba_bytes in [512, 4096, 16384, 65536] {
         suite(config(lba_bytes), 1, "");
+    }
+    // One format, and blocks as large as they come.
+    let device = Arc::new(Ram::new(256 << 20).expect("memory"));
+    let large = ControllerConfig {
+        namespaces: vec![NamespaceConfig::new(device, 1 << 20)],
+        mdts_bytes: 2 << 20,
+        ..ControllerConfig::default()
+    };
+    suite(large, 1, "");
+}
+
+/// The whole suite in each LBA format, each come to by a Format NVM, with atomic units and an
+/// indirection unit that are another number of blocks in each.
+#[test]
+fn every_format_passes_after_a_format() {
+    const SIZES: [u32; 4] = [512, 4096, 65536, 16384];
+    for shards in [1, 3] {
+        let namespace = || {
+            let ram = Arc::new(Ram::new(64 << 20).expect("memory"));
+            NamespaceConfig {
+                formats: SIZES.to_vec(),
+                ..NamespaceConfig::new(Arc::new(Media::new(ram, 16384).expect("a unit")), 4096)
+            }
+        };
+        let config = ControllerConfig {
+            namespaces: vec![namespace(), namespace()],
+            atomics: AtomicUnits {
+                normal: Some(Extent::Bytes(32 << 10)),
+                power_fail: Some(Extent::Bytes(16 << 10)),
+            },
+            shards,
+            ..ControllerConfig::default()
+        };
+        let mut machine = InProcess::new(config, 5).expect("valid");
+        for (index, size) in (0..).zip(SIZES) {
+            let mut driver = Driver::new(&mut machine).expect("a controller");
+            driver.reset().expect("reset");
+            driver.enable(&Config::default()).expect("enabled");
+            for nsid in 1..=2 {
+                driver.format(nsid, index).expect("formatted");
+                let identify = driver.identify_namespace(nsid).expect("identified");
+                let unit = |bytes: u32| u16::try_from(bytes.div_ceil(size) - 1).expect("small");
+                assert_eq!(identify.nsze, (64 << 20) / u64::from(size));
+                assert_eq!(
+                    (identify.nawun_z, identify.npwg_z),
+                    (unit(32768), unit(16384))
+                );
+            }
+            let (summary, failures) = run(&mut machine, Doorbells::Registers, "");
+            assert!(
+                summary.good(),
+                "blocks of {size}, {shards} shards:{failures}"
+            );
+            assert!(summary.passed > 300, "{summary:?}");
+        }
     }
 }
 
@@ -186,11 +255,12 @@ fn any_number_of_shards_with_shadow_doorbells_passes() {
                 ..config(4096)
             };
             let what = format!("{shards} shards, seed {seed}");
-            let machine = InProcess::with_schedule(config, Schedule::sleeping(seed)).expect(&what);
+            let mut machine =
+                InProcess::with_schedule(config, Schedule::sleeping(seed)).expect(&what);
             if seed % 2 == 1 {
                 machine.trap_doorbells();
             }
-            let (summary, failures) = run(machine, Doorbells::Shadow, "");
+            let (summary, failures) = run(&mut machine, Doorbells::Shadow, "");
             assert!(summary.good(), "{what}:{failures}");
         }
     }
@@ -233,11 +303,11 @@ fn suite_under_schedule(seed: u64) -> Result<u64, String> {
         _ => Doorbells::Registers,
     };
     let what = format!("{what}\n{doorbells:?}");
-    let machine = InProcess::with_schedule(config, schedule).expect(&what);
+    let mut machine = InProcess::with_schedule(config, schedule).expect(&what);
     if (seed / 15).is_multiple_of(2) {
         machine.trap_doorbells();
     }
-    let (summary, failures) = run(machine, doorbells, "");
+    let (summary, failures) = run(&mut machine, doorbells, "");
     if summary.good() {
         return Ok(1);
     }

@@ -13,7 +13,7 @@ pub(crate) const IO: u16 = 1;
 /// Entries of [`Env::io`]'s queues, where the controller takes as many.
 const IO_ENTRIES: u32 = 32;
 /// How long a command may take before the suite calls it lost.
-const COMMAND_TIMEOUT_NS: u64 = 5_000_000_000;
+pub(crate) const COMMAND_TIMEOUT_NS: u64 = 5_000_000_000;
 /// How long a test waits to see that nothing happens.
 const SETTLE_NS: u64 = 2_000_000;
 /// What guard bytes hold.

@@ -220,7 +220,6 @@ impl Work {
             atomics: AtomicUnits {
                 normal: Some(Extent::Blocks(self.unit)),
                 power_fail: None,
-                compare_and_write: None,
             },
             ..ControllerConfig::default()
         };

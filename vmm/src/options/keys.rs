@@ -84,6 +84,8 @@ pub(super) struct Key<T: 'static> {
 pub(super) enum Form {
     /// Bytes, in a range that this says.
     Size(&'static str),
+    /// Several of bytes, with colons between them, in a range that this says.
+    Sizes(&'static str),
     /// Bytes or logical blocks, in a range that this says.
     Extent(&'static str),
     /// A whole number from the first to the second.
@@ -101,6 +103,7 @@ impl Form {
     pub(super) fn word(&self) -> String {
         match self {
             Self::Size(_) => "SIZE".to_string(),
+            Self::Sizes(_) => "SIZE:SIZE...".to_string(),
             Self::Extent(_) => "EXTENT".to_string(),
             Self::Number(..) => "N".to_string(),
             Self::Flag(words) => words.join("|"),
@@ -112,7 +115,7 @@ impl Form {
     /// Unit and range, for the help text; nothing where the word says it all.
     fn range(&self) -> Option<String> {
         match self {
-            Self::Size(range) => Some(format!("bytes, {range}")),
+            Self::Size(range) | Self::Sizes(range) => Some(format!("bytes, {range}")),
             Self::Extent(range) => Some(format!("bytes or blocks, {range}")),
             Self::Number(least, most) => Some(format!("{least} to {most}")),
             Self::Text(range) => Some((*range).to_string()),

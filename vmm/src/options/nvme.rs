@@ -1,6 +1,7 @@
 //! `--nvme`, and `[[nvme]]` of a file: a controller and its namespaces.
 
 mod file;
+mod formats;
 mod table;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -50,8 +51,10 @@ pub enum Doorbells {
 pub struct NamespaceOptions {
     /// Bytes.
     pub size: u64,
-    /// Bytes of a logical block.
-    pub lba: u64,
+    /// Bytes of a logical block at first; see [`block_bytes`](Self::block_bytes).
+    pub lba: Option<u64>,
+    /// Bytes of a logical block in each LBA format, LBAF 0 first; those that fit unless given.
+    pub formats: Option<Vec<u64>>,
     /// What stores it.
     pub backend: Backend,
     /// What it promises beyond the controller's atomic units.
@@ -111,7 +114,8 @@ impl Default for NamespaceOptions {
     fn default() -> Self {
         Self {
             size: 1 << 30,
-            lba: 512,
+            lba: None,
+            formats: None,
             backend: Backend::Ram,
             atomics: NamespaceAtomics::default(),
             iu: None,
@@ -275,14 +279,25 @@ impl NvmeOptions {
             .collect()
     }
 
-    /// The configuration with devices that cost nothing, every rule checked.
-    fn draft(&self, each: &[NamespaceOptions]) -> Result<ControllerConfig, OptionError> {
-        let draft = self.config(each, |ns| Ok(Arc::new(Null::new(ns.size)) as _))?;
-        draft.validate().map_err(|error| {
+    /// The configuration with devices that cost nothing, every rule checked. Namespaces without
+    /// formats get those that fit.
+    fn draft(&self, each: &mut [NamespaceOptions]) -> Result<ControllerConfig, OptionError> {
+        let mut draft = self.checked(each)?;
+        let namespaces = std::mem::take(&mut draft.namespaces);
+        for (options, namespace) in each.iter_mut().zip(namespaces) {
+            let usual = || formats::usual(&draft, &namespace);
+            options.formats.get_or_insert_with(usual);
+        }
+        self.checked(each)
+    }
+
+    fn checked(&self, each: &[NamespaceOptions]) -> Result<ControllerConfig, OptionError> {
+        let config = self.config(each, |ns| Ok(Arc::new(Null::new(ns.size)) as _))?;
+        config.validate().map_err(|error| {
             let reason = format!("{}; {}", error.rule, error.hint);
             self.error(error.key, error.value, reason)
         })?;
-        Ok(draft)
+        Ok(config)
     }
 
     /// Checks every rule, and opens nothing.
@@ -290,7 +305,7 @@ impl NvmeOptions {
     /// # Errors
     /// Those of [`build`](Self::build).
     pub fn check(&self) -> Result<(), OptionError> {
-        self.draft(&self.each_namespace()?).map(drop)
+        self.draft(&mut self.each_namespace()?).map(drop)
     }
 
     /// The controller's configuration, its backends opened and every rule checked.
@@ -298,9 +313,9 @@ impl NvmeOptions {
     /// # Errors
     /// The key, the value, the rule and what would be right.
     pub fn build(&self) -> Result<ControllerConfig, OptionError> {
-        let each = self.each_namespace()?;
+        let mut each = self.each_namespace()?;
         // Rules first: nothing is allocated for a bad value.
-        self.draft(&each)?;
+        self.draft(&mut each)?;
         self.config(&each, |ns| match ns.backend {
             Backend::Null => Ok(Arc::new(Null::new(ns.size))),
             Backend::Ram => match Ram::new(ns.size) {
@@ -322,8 +337,10 @@ impl NvmeOptions {
             .iter()
             .map(|ns| {
                 // Beyond 32 bits it breaks the rule of its range, whatever it was.
-                let lba_bytes = u32::try_from(ns.lba).unwrap_or(u32::MAX);
+                let bytes = |lba: u64| u32::try_from(lba).unwrap_or(u32::MAX);
+                let lba_bytes = bytes(ns.block_bytes());
                 Ok(NamespaceConfig {
+                    formats: ns.format_bytes().into_iter().map(bytes).collect(),
                     atomics: ns.atomics,
                     optimal_write: ns.nows,
                     optimal_boundary: ns.noiob,
@@ -375,7 +392,7 @@ impl NvmeOptions {
     /// # Errors
     /// Those of [`build`](Self::build) that need no backend.
     pub fn notes(&self) -> Result<Vec<String>, OptionError> {
-        let mut notes = self.draft(&self.each_namespace()?)?.notes();
+        let mut notes = self.draft(&mut self.each_namespace()?)?.notes();
         notes.extend(self.memory_note());
         Ok(notes)
     }

@@ -121,6 +121,11 @@ impl QemuNvme {
         if each.iter().any(recommends) {
             notes.push("iu, nows, noiob: QEMU has no indirection unit".to_string());
         }
+        if each.iter().any(|ns| ns.formats.is_some()) {
+            notes.push(
+                "formats: QEMU's are 512 and 4K, with and without metadata, and lba".to_string(),
+            );
+        }
         if *model != defaults.model {
             notes.push("model: QEMU has its own".to_string());
         }
@@ -136,11 +141,13 @@ impl QemuNvme {
                 .zip(each)
                 .map(|(nsid, ns)| {
                     // Here too a new option is decided on; backend=null is refused before.
+                    let lba = ns.block_bytes();
                     let NamespaceOptions {
                         size,
-                        lba,
+                        lba: _,
                         backend: _,
                         // Said in the notes.
+                        formats: _,
                         atomics: _,
                         iu: _,
                         nows: _,

@@ -4,7 +4,7 @@
 
 mod admin;
 mod fairness;
-mod fused;
+mod format;
 #[path = "../support/held.rs"]
 mod held;
 mod interrupts;

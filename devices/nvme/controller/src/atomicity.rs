@@ -29,9 +29,6 @@ pub struct AtomicUnits {
     pub normal: Option<Extent>,
     /// AWUPF, Atomic Write Unit Power Fail. By default as much as every namespace has.
     pub power_fail: Option<Extent>,
-    /// ACWU, Atomic Compare & Write Unit: the most that a fused Compare and Write takes. By default
-    /// as AWUN.
-    pub compare_and_write: Option<Extent>,
 }
 
 /// What a namespace promises beyond its controller.
@@ -41,8 +38,6 @@ pub struct NamespaceAtomics {
     pub normal: Option<Extent>,
     /// NAWUPF, Namespace Atomic Write Unit Power Fail.
     pub power_fail: Option<Extent>,
-    /// NACWU, Namespace Atomic Compare & Write Unit. By default as NAWUN.
-    pub compare_and_write: Option<Extent>,
     /// NABSN, Namespace Atomic Boundary Size Normal: 2 to 65,536 blocks.
     pub boundary: Option<Extent>,
     /// NABSPF, Namespace Atomic Boundary Size Power Fail: 2 to 65,536 blocks.
@@ -83,8 +78,6 @@ pub(crate) struct Unit {
 pub(crate) struct Atomics {
     pub(crate) normal: Unit,
     pub(crate) power_fail: Unit,
-    /// Blocks that a fused Compare and Write may have, 1 to 65,536.
-    pub(crate) compare_and_write: u32,
     /// It says so itself (NSFEAT bit 1).
     pub(crate) own: bool,
 }
@@ -94,7 +87,6 @@ pub(crate) struct Atomics {
 pub(crate) struct ControllerAtomics {
     pub(crate) normal: u32,
     pub(crate) power_fail: u32,
-    pub(crate) compare_and_write: u32,
 }
 
 impl Extent {
@@ -128,22 +120,13 @@ impl ControllerAtomics {
         let smallest = |all: Option<Extent>, own: fn(&NamespaceAtomics) -> Option<Extent>| {
             let each = config.namespaces.iter().flat_map(|namespace| {
                 let size = all.or(own(&namespace.atomics)).unwrap_or(Extent::Blocks(1));
-                namespace.formats().map(move |lba| size.unit(lba))
+                namespace.formats.iter().map(move |&lba| size.unit(lba))
             });
             each.min().unwrap_or(1)
         };
-        let compare_and_write = config.namespaces.iter().flat_map(|namespace| {
-            let all = &config.atomics;
-            let own = &namespace.atomics;
-            let given = all.compare_and_write.or(own.compare_and_write);
-            let size = given.or(all.normal).or(own.normal);
-            let size = size.unwrap_or(Extent::Blocks(1));
-            namespace.formats().map(move |lba| size.unit(lba))
-        });
         Self {
             normal: smallest(config.atomics.normal, |own| own.normal),
             power_fail: smallest(config.atomics.power_fail, |own| own.power_fail),
-            compare_and_write: compare_and_write.min().unwrap_or(1),
         }
     }
 }
@@ -178,15 +161,6 @@ impl Atomics {
         };
         let normal = size(own.normal, config.atomics.normal, all.normal);
         let power_fail = size(own.power_fail, config.atomics.power_fail, all.power_fail);
-        let compare_and_write = size(
-            own.compare_and_write,
-            config
-                .atomics
-                .compare_and_write
-                .or(own.normal)
-                .or(config.atomics.normal),
-            all.compare_and_write,
-        );
         let given = NamespaceAtomics {
             multiple: false,
             ..*own
@@ -194,12 +168,10 @@ impl Atomics {
         Self {
             normal: unit(normal, own.boundary),
             power_fail: unit(power_fail, own.boundary_power_fail),
-            compare_and_write,
             // Linux takes what is atomic when the power fails from the namespace alone.
             own: given != NamespaceAtomics::default()
                 || power_fail > 1
-                || (normal, power_fail, compare_and_write)
-                    != (all.normal, all.power_fail, all.compare_and_write),
+                || (normal, power_fail) != (all.normal, all.power_fail),
         }
     }
 
@@ -275,26 +247,26 @@ pub(crate) fn validate(config: &ControllerConfig) -> Result<(), ConfigError> {
         ));
     }
     for namespace in &config.namespaces {
-        validate_sizes(config, namespace)?;
-        validate_namespace(config, namespace, all)?;
+        for &lba in &namespace.formats {
+            validate_sizes(config, namespace, lba)?;
+            validate_namespace(config, namespace, lba, all)?;
+        }
     }
     Ok(())
 }
 
-/// Each size for itself: a whole number of blocks, and one that its field can hold.
+/// Each size for itself: a whole number of blocks of `lba` bytes, and one that its field can hold.
 fn validate_sizes(
     config: &ControllerConfig,
     namespace: &NamespaceConfig,
+    lba: u32,
 ) -> Result<(), ConfigError> {
-    let lba = namespace.lba_bytes;
     let own = &namespace.atomics;
     for (key, size) in [
         ("awun", config.atomics.normal),
         ("awupf", config.atomics.power_fail),
-        ("acwu", config.atomics.compare_and_write),
         ("nawun", own.normal),
         ("nawupf", own.power_fail),
-        ("nacwu", own.compare_and_write),
         ("nabsn", own.boundary),
         ("nabspf", own.boundary_power_fail),
         ("nabo", own.boundary_offset),
@@ -314,14 +286,17 @@ fn validate_sizes(
     }
     for (key, size) in [("nabsn", own.boundary), ("nabspf", own.boundary_power_fail)] {
         let Some(size) = size else { continue };
-        if !(2..=MOST_BLOCKS).contains(&size.blocks(lba)) {
+        // Blocks that are as large as that, in a format that the namespace has not at first, leave
+        // nothing to be atomic but each of them.
+        let least = if lba == namespace.lba_bytes { 2 } else { 1 };
+        if !(least..=MOST_BLOCKS).contains(&size.blocks(lba)) {
             return Err(ConfigError::new(
                 key,
                 size,
                 "boundaries lie 2 to 65536 logical blocks apart",
                 format!(
                     "use {} to {}",
-                    2 * u64::from(lba),
+                    u64::from(least) * u64::from(lba),
                     u64::from(MOST_BLOCKS) * u64::from(lba)
                 ),
             ));
@@ -330,12 +305,14 @@ fn validate_sizes(
     Ok(())
 }
 
+/// The rules between the sizes when blocks have `lba` bytes.
 fn validate_namespace(
     config: &ControllerConfig,
     namespace: &NamespaceConfig,
+    lba: u32,
     all: ControllerAtomics,
 ) -> Result<(), ConfigError> {
-    let promised = Atomics::new(config, namespace, namespace.lba_bytes);
+    let promised = Atomics::new(config, namespace, lba);
     let (normal, power_fail) = (promised.normal, promised.power_fail);
     let at_least = |key, value: u32, least: u32, rule| {
         if value >= least {
@@ -355,12 +332,6 @@ fn validate_namespace(
         power_fail.blocks,
         all.power_fail,
         "a namespace promises no less than its controller: NAWUPF is at least AWUPF",
-    )?;
-    at_least(
-        "nacwu",
-        promised.compare_and_write,
-        all.compare_and_write,
-        "a namespace promises no less than its controller: NACWU is at least ACWU",
     )?;
     if power_fail.blocks > normal.blocks {
         let blocks = Blocks(power_fail.blocks);
@@ -389,11 +360,7 @@ fn validate_namespace(
     }
     let own = &namespace.atomics;
     let boundaries = [own.boundary, own.boundary_power_fail];
-    let smallest = boundaries
-        .iter()
-        .flatten()
-        .map(|b| b.blocks(namespace.lba_bytes))
-        .min();
+    let smallest = boundaries.iter().flatten().map(|b| b.blocks(lba)).min();
     if own.multiple && smallest.is_none() {
         return Err(ConfigError::new(
             "mam",
@@ -404,7 +371,7 @@ fn validate_namespace(
     }
     if let Some(offset) = own.boundary_offset {
         let blocks = match offset {
-            Extent::Bytes(bytes) => bytes / u64::from(namespace.lba_bytes),
+            Extent::Bytes(bytes) => bytes / u64::from(lba),
             Extent::Blocks(blocks) => blocks.into(),
         };
         let least = smallest.unwrap_or(0);

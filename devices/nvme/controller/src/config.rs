@@ -10,7 +10,7 @@ pub use crate::atomicity::{AtomicUnits, Extent, NamespaceAtomics, Tear};
 use crate::{atomicity, granularity, signals::Lint};
 
 /// The smallest and largest logical block, in bytes.
-pub const LBA_BYTES: std::ops::RangeInclusive<u32> = 512..=64 * 1024;
+pub const LBA_BYTES: std::ops::RangeInclusive<u32> = 512..=1024 * 1024;
 /// The memory page size that MDTS counts in, CAP.MPSMIN, in bytes.
 pub const MIN_PAGE_BYTES: u32 = 4096;
 /// The smallest data transfer that can be configured as the largest, in bytes: MDTS is a power of
@@ -51,7 +51,8 @@ pub struct ControllerConfig {
     pub queue_entries: u32,
     /// MSI-X vectors, 1 to 2,048.
     pub vectors: u16,
-    /// Maximum Data Transfer Size in bytes: a power of two of at least two pages (8,192) and a block.
+    /// Maximum Data Transfer Size in bytes: a power of two of at least two pages (8,192) and a block
+    /// of every format.
     pub mdts_bytes: u32,
     /// Report a volatile write cache; see [`CacheMode`].
     pub cache: CacheMode,
@@ -86,8 +87,11 @@ pub enum CacheMode {
 pub struct NamespaceConfig {
     /// What stores it.
     pub device: Arc<dyn BlockDevice>,
-    /// Bytes of a logical block: a power of two of 512 to 65,536.
+    /// Bytes of a logical block at first, one of `formats`.
     pub lba_bytes: u32,
+    /// Bytes of a logical block in each LBA format that Format NVM can give it, LBAF 0 first: powers
+    /// of two of 512 to 1,048,576, each once.
+    pub formats: Vec<u32>,
     /// What it promises beyond the controller's atomic units.
     pub atomics: NamespaceAtomics,
     /// NOWS, Namespace Optimal Write Size; by default the device's write unit, if it has one.
@@ -97,21 +101,17 @@ pub struct NamespaceConfig {
 }
 
 impl NamespaceConfig {
-    /// A namespace of a device in blocks of `lba_bytes`, with no promise of its own.
+    /// A namespace of a device in blocks of `lba_bytes`, its only format, with no promise of its own.
     #[must_use]
     pub fn new(device: Arc<dyn BlockDevice>, lba_bytes: u32) -> Self {
         Self {
             device,
             lba_bytes,
+            formats: vec![lba_bytes],
             atomics: NamespaceAtomics::default(),
             optimal_write: None,
             optimal_boundary: None,
         }
-    }
-
-    /// Bytes of a logical block in each format that it can have.
-    pub(crate) fn formats(&self) -> impl Iterator<Item = u32> {
-        std::iter::once(self.lba_bytes)
     }
 }
 
@@ -120,6 +120,7 @@ impl fmt::Debug for NamespaceConfig {
         f.debug_struct("NamespaceConfig")
             .field("bytes", &self.device.geometry().bytes)
             .field("lba_bytes", &self.lba_bytes)
+            .field("formats", &self.formats)
             .field("atomics", &self.atomics)
             .finish_non_exhaustive()
     }
@@ -279,28 +280,56 @@ impl ControllerConfig {
             "namespaces",
         )?;
         for namespace in &self.namespaces {
-            let lba = namespace.lba_bytes;
-            power_of_two("lba", lba, *LBA_BYTES.start(), *LBA_BYTES.end())?;
+            self.validate_formats(namespace)?;
+        }
+        granularity::validate(self)?;
+        atomicity::validate(self)
+    }
+
+    /// The block sizes of a namespace, each for itself and together.
+    fn validate_formats(&self, namespace: &NamespaceConfig) -> Result<(), ConfigError> {
+        let (current, formats) = (namespace.lba_bytes, &namespace.formats);
+        power_of_two("lba", current, *LBA_BYTES.start(), *LBA_BYTES.end())?;
+        let bytes = namespace.device.geometry().bytes;
+        for (index, &lba) in formats.iter().enumerate() {
+            power_of_two("formats", lba, *LBA_BYTES.start(), *LBA_BYTES.end())?;
+            if formats.iter().take(index).any(|&earlier| earlier == lba) {
+                return Err(ConfigError::new(
+                    "formats",
+                    lba,
+                    "each LBA format has another block size",
+                    format!("give {lba} once"),
+                ));
+            }
             if self.mdts_bytes < lba {
                 return Err(ConfigError::new(
                     "mdts",
                     self.mdts_bytes,
-                    "the largest transfer must hold a logical block of every namespace",
-                    format!("use mdts={lba} or more"),
+                    "the largest transfer must hold a logical block of every format",
+                    format!("use mdts={lba} or more, or formats of smaller blocks"),
                 ));
             }
-            let bytes = namespace.device.geometry().bytes;
             if bytes < u64::from(lba) || !bytes.is_multiple_of(u64::from(lba)) {
                 return Err(ConfigError::new(
                     "size",
                     bytes,
-                    "a namespace is a whole number of logical blocks, at least one",
+                    "a namespace is a whole number of logical blocks of every format, at least one",
                     format!("use a multiple of {lba}"),
                 ));
             }
         }
-        granularity::validate(self)?;
-        atomicity::validate(self)
+        if formats.contains(&current) {
+            return Ok(());
+        }
+        Err(ConfigError::new(
+            "lba",
+            current,
+            "the logical blocks of a namespace have the size of one of its formats",
+            match formats.first() {
+                Some(first) => format!("use lba={first}, or add {current} to formats"),
+                None => format!("use formats={current}"),
+            },
+        ))
     }
 
     /// What is allowed and yet may surprise: sentences for the user.
@@ -377,7 +406,7 @@ mod tests {
     #[test]
     fn each_rule_refuses_with_key_and_value() {
         type Break = fn(&mut ControllerConfig);
-        let cases: [(&str, &str, Break); 15] = [
+        let cases: [(&str, &str, Break); 19] = [
             ("serial", "", |c| c.serial.clear()),
             ("serial", "é", |c| c.serial = "é".into()),
             ("model", "x", |c| c.model = "x".repeat(41)),
@@ -390,10 +419,14 @@ mod tests {
             ("workers", "0", |c| c.shards = 0),
             ("mdts", "4096", |c| c.mdts_bytes = 4096),
             ("lba", "513", |c| c.namespaces[0].lba_bytes = 513),
-            ("lba", "131072", |c| c.namespaces[0].lba_bytes = 131_072),
+            ("lba", "2097152", |c| c.namespaces[0].lba_bytes = 2 << 20),
+            ("lba", "8192", |c| c.namespaces[0].lba_bytes = 8192),
+            ("lba", "4096", |c| c.namespaces[0].formats.clear()),
+            ("formats", "513", |c| c.namespaces[0].formats.push(513)),
+            ("formats", "4096", |c| c.namespaces[0].formats.push(4096)),
             ("mdts", "8192", |c| {
                 c.mdts_bytes = 8192;
-                c.namespaces[0].lba_bytes = 16384;
+                c.namespaces[0].formats.push(16384);
             }),
             ("size", "4097", |c| {
                 c.namespaces[0].device = Arc::new(Null::new(4097))

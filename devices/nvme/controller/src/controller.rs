@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use nvme_spec::registers::{DOORBELL_BASE, Register};
-use storage::{GuestRamHandle, OpenError};
+use storage::{GuestRamHandle, OpenError, STEP_BYTES};
 use thiserror::Error;
 
 use crate::{
@@ -61,6 +61,11 @@ impl Controller {
             cap: registers::cap(&config),
             memory,
             namespaces,
+            has_large_blocks: config
+                .namespaces
+                .iter()
+                .flat_map(|namespace| &namespace.formats)
+                .any(|&lba| u64::from(lba) > STEP_BYTES),
             registers: Mutex::new(Registers::new()),
             doorbells: Doorbells::new(config.io_queues, config.shards),
             mailboxes: Mailboxes::new(config.shards),

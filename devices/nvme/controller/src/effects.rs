@@ -3,15 +3,15 @@
 use nvme_spec::{
     FeatureId,
     log::{
-        CommandEffects, CommandsEffectsLog, FeatureEffects, FeaturesEffectsLog, LogPageSupport,
-        MiCommandsEffectsLog, SCOPE_CONTROLLER, SCOPE_NAMESPACE, SupportedLogPages,
+        CSE_SAME_NAMESPACE, CommandEffects, CommandsEffectsLog, FeatureEffects, FeaturesEffectsLog,
+        LogPageSupport, MiCommandsEffectsLog, SCOPE_CONTROLLER, SCOPE_NAMESPACE, SupportedLogPages,
     },
 };
 use zerocopy::FromZeros;
 
 use crate::{
     config::ControllerConfig,
-    table::{self, FeatureKind, IO, IoKind, admin, feature_kind},
+    table::{self, AdminKind, FeatureKind, IO, IoKind, admin, feature_kind},
 };
 
 /// Supported Log Pages (Base 5.1.12.1.1). No page has an index to its offset.
@@ -30,10 +30,17 @@ pub(crate) fn commands(config: &ControllerConfig) -> CommandsEffectsLog {
     let mut log = CommandsEffectsLog::new_zeroed();
     for row in admin(config) {
         if let Some(effects) = log.acs.get_mut(usize::from(row.id.0)) {
-            // None changes blocks, namespaces or capabilities.
-            *effects = CommandEffects::new()
-                .with_csupp(true)
-                .with_csp(SCOPE_CONTROLLER);
+            // But for Format NVM none changes blocks, namespaces or capabilities.
+            let effect = CommandEffects::new().with_csupp(true);
+            *effects = match row.kind {
+                // What the host sends to the namespace meanwhile is refused.
+                AdminKind::FormatNvm => effect
+                    .with_lbcc(true)
+                    .with_ncc(true)
+                    .with_cse(CSE_SAME_NAMESPACE)
+                    .with_csp(SCOPE_NAMESPACE),
+                _ => effect.with_csp(SCOPE_CONTROLLER),
+            };
         }
     }
     for row in IO {

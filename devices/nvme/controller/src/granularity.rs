@@ -49,37 +49,44 @@ impl Granularity {
 /// Checks the rules of a configuration's recommendations (NVM 4.1.5.1).
 pub(crate) fn validate(config: &ControllerConfig) -> Result<(), ConfigError> {
     for namespace in &config.namespaces {
-        let lba = namespace.lba_bytes;
-        for (key, size, least, most) in [
-            ("nows", namespace.optimal_write, 1, 65_536),
-            ("noiob", namespace.optimal_boundary, 1, 65_535),
-        ] {
-            let Some(size) = size else { continue };
-            let whole = match size {
-                Extent::Bytes(bytes) => bytes.is_multiple_of(lba.into()),
-                Extent::Blocks(_) => true,
-            };
-            if !whole || !(least..=most).contains(&size.blocks(lba)) {
-                return Err(ConfigError::new(
-                    key,
-                    size,
-                    "a whole number of logical blocks that 16 bits can count",
-                    format!("use a multiple of {lba}, at most {most} blocks"),
-                ));
-            }
+        for &lba in &namespace.formats {
+            validate_format(namespace, lba)?;
         }
-        let granularity = Granularity::new(namespace, lba);
-        if !granularity
-            .optimal_write
-            .is_multiple_of(granularity.unit.max(1))
-        {
+    }
+    Ok(())
+}
+
+/// The rules when blocks have `lba` bytes.
+fn validate_format(namespace: &NamespaceConfig, lba: u32) -> Result<(), ConfigError> {
+    for (key, size, least, most) in [
+        ("nows", namespace.optimal_write, 1, 65_536),
+        ("noiob", namespace.optimal_boundary, 1, 65_535),
+    ] {
+        let Some(size) = size else { continue };
+        let whole = match size {
+            Extent::Bytes(bytes) => bytes.is_multiple_of(lba.into()),
+            Extent::Blocks(_) => true,
+        };
+        if !whole || !(least..=most).contains(&size.blocks(lba)) {
             return Err(ConfigError::new(
-                "nows",
-                Extent::Blocks(granularity.optimal_write),
-                "the optimal write size is a multiple of the indirection unit (NPWG)",
-                format!("use a multiple of {} blocks", granularity.unit),
+                key,
+                size,
+                "a whole number of logical blocks that 16 bits can count",
+                format!("use a multiple of {lba}, at most {most} blocks"),
             ));
         }
+    }
+    let granularity = Granularity::new(namespace, lba);
+    if !granularity
+        .optimal_write
+        .is_multiple_of(granularity.unit.max(1))
+    {
+        return Err(ConfigError::new(
+            "nows",
+            Extent::Blocks(granularity.optimal_write),
+            "the optimal write size is a multiple of the indirection unit (NPWG)",
+            format!("use a multiple of {} blocks", granularity.unit),
+        ));
     }
     Ok(())
 }

@@ -21,6 +21,10 @@
 //! it (commands, features, log pages, Identify) is in one table (`table`), from which dispatch and
 //! Identify derive.
 //!
+//! A namespace has one of several LBA formats (`format`): a command learns which from one load
+//! (`namespace`) and keeps it. Format NVM marks the namespace, waits until every shard has nothing
+//! in flight there, erases and stores the next one (`admin::format`).
+//!
 //! What a host does wrong is reported by rule when the configuration asks for it ([`lint`]).
 //!
 //! Left out so far: SGLs, metadata, weighted round robin; docs/conformance.md has the list.
@@ -35,6 +39,7 @@ mod controller;
 mod doorbell;
 mod effects;
 mod error_log;
+mod format;
 mod granularity;
 mod ids;
 mod interrupts;
@@ -48,7 +53,7 @@ mod prp;
 mod queue;
 mod range_table;
 #[cfg(test)]
-mod range_table_model;
+mod range_table_model_tests;
 #[cfg(test)]
 mod range_table_tests;
 mod registers;

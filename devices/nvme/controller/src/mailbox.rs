@@ -59,6 +59,13 @@ pub(crate) enum Message {
         buffers: ShadowBuffers,
         ticket: AdminTicket,
     },
+    /// Say when no command in flight uses a namespace of these indices.
+    Drain {
+        epoch: Epoch,
+        first: usize,
+        last: usize,
+        ticket: AdminTicket,
+    },
     /// Abort a command.
     Abort {
         epoch: Epoch,
@@ -66,7 +73,7 @@ pub(crate) enum Message {
         cid: u16,
         ticket: AdminTicket,
     },
-    /// To shard 0: the answer to one of the last four.
+    /// To shard 0: the answer to one of the last five.
     Answer {
         epoch: Epoch,
         ticket: AdminTicket,
@@ -81,6 +88,8 @@ pub(crate) enum Answer {
     Deleted,
     /// Tails and heads come from shadow doorbells.
     Turned,
+    /// Nothing uses the namespaces.
+    Drained,
     /// The command was aborted.
     Aborted,
     /// The command was not there, or could not be aborted.

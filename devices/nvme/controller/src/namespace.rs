@@ -1,23 +1,29 @@
 //! A namespace: a backend seen as logical blocks.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
 
 use nvme_spec::{
     Status,
     identify::{
-        DLFEAT_READS_ZEROES, DLFEAT_WRITE_ZEROES_DEALLOCATES, IdentifyNamespace, LbaFormat,
+        DLFEAT_READS_ZEROES, DLFEAT_WRITE_ZEROES_DEALLOCATES, Flbas, IdentifyNamespace,
         NamespaceFeatures,
     },
 };
-use storage::BlockDevice;
+use storage::{BlockDevice, Op};
 use zerocopy::FromZeros;
 
 use crate::{
     atomicity::{Atomics, field},
     config::{ControllerConfig, NamespaceConfig},
-    granularity::Granularity,
+    format::Format,
     range_table::RangeTable,
 };
+
+/// In [`Namespace::state`]: the namespace is being formatted.
+const FORMATTING: u8 = 1 << 7;
 
 /// A namespace of the controller.
 pub(crate) struct Namespace {
@@ -25,13 +31,11 @@ pub(crate) struct Namespace {
     pub(crate) device: Arc<dyn BlockDevice>,
     /// Ranges in use; `None` where there is no data.
     pub(crate) ranges: Option<RangeTable>,
-    /// log2 of a logical block's bytes.
-    lba_shift: u32,
-    /// Logical blocks.
-    blocks: u64,
-    granularity: Granularity,
-    /// The atomic units in blocks of the current format.
-    pub(crate) atomics: Atomics,
+    /// Each LBA format that it can have.
+    formats: Box<[Format]>,
+    /// The index of the current one, and [`FORMATTING`]: together, so that a command learns both
+    /// from one load. Written by shard 0 alone.
+    state: AtomicU8,
     eui64: [u8; 8],
     nguid: [u8; 16],
 }
@@ -39,13 +43,15 @@ pub(crate) struct Namespace {
 impl Namespace {
     /// The namespace `nsid` of a valid configuration.
     pub(crate) fn new(nsid: u32, config: &ControllerConfig, namespace: &NamespaceConfig) -> Self {
-        let lba_shift = namespace.lba_bytes.trailing_zeros();
         let low = identity(config, nsid);
         let high = identity(config, !nsid);
         let mut nguid = [0; 16];
         let (first, second) = nguid.split_at_mut(8);
         first.copy_from_slice(&high.to_be_bytes());
         second.copy_from_slice(&low.to_be_bytes());
+        let formats = Format::all(config, namespace);
+        let shift = namespace.lba_bytes.trailing_zeros();
+        let current = formats.iter().find(|format| format.lba_shift == shift);
         Self {
             nsid,
             device: namespace.device.clone(),
@@ -54,81 +60,88 @@ impl Namespace {
                 .capabilities()
                 .keeps_data
                 .then(|| RangeTable::new(config.shards)),
-            granularity: Granularity::new(namespace, namespace.lba_bytes),
-            atomics: Atomics::new(config, namespace, namespace.lba_bytes),
-            lba_shift,
-            blocks: namespace.device.geometry().bytes >> lba_shift,
+            state: AtomicU8::new(current.map_or(0, |format| format.index)),
+            formats,
             eui64: low.to_be_bytes(),
             nguid,
         }
     }
 
-    /// The byte range of `nlb` blocks from `slba`: offset and length.
+    /// The format that a command finds: the one it uses to its end, which Format NVM waits for.
     ///
     /// # Errors
-    /// `LBA_OUT_OF_RANGE` when a block is beyond the namespace, or the sum wraps.
-    pub(crate) fn range(&self, slba: u64, nlb: u64) -> Result<(u64, u64), Status> {
-        match slba.checked_add(nlb) {
-            Some(end) if end <= self.blocks => Ok((slba << self.lba_shift, self.bytes(nlb))),
-            _ => Err(Status::LBA_OUT_OF_RANGE.dnr()),
+    /// `FORMAT_IN_PROGRESS` while the namespace is being formatted.
+    pub(crate) fn current(&self) -> Result<&Format, Status> {
+        let state = self.state.load(Ordering::Acquire);
+        if state & FORMATTING != 0 {
+            return Err(Status::FORMAT_IN_PROGRESS);
         }
+        self.format(state).ok_or(Status::INTERNAL_ERROR)
     }
 
-    /// Bytes of `nlb` blocks; `nlb` is at most 32 bits.
-    pub(crate) const fn bytes(&self, nlb: u64) -> u64 {
-        nlb << self.lba_shift
+    /// A format by its index.
+    pub(crate) fn format(&self, index: u8) -> Option<&Format> {
+        self.formats.get(usize::from(index))
+    }
+
+    /// The index of the current format, or of the one before the Format NVM that is under way.
+    fn index(&self) -> u8 {
+        self.state.load(Ordering::Acquire) & !FORMATTING
+    }
+
+    /// Whether the namespace is being formatted.
+    pub(crate) fn is_formatting(&self) -> bool {
+        self.state.load(Ordering::Acquire) & FORMATTING != 0
+    }
+
+    /// From now on commands are refused. Shard 0 alone does this and the next two.
+    pub(crate) fn begin_format(&self) {
+        self.state.fetch_or(FORMATTING, Ordering::AcqRel);
+    }
+
+    /// The namespace has a format, the one that it had or another; whether it is another.
+    pub(crate) fn end_format(&self, index: u8) -> bool {
+        self.state.swap(index, Ordering::AcqRel) & !FORMATTING != index
+    }
+
+    /// Formatting is given up: the format stays.
+    pub(crate) fn give_up_format(&self) {
+        self.state.fetch_and(!FORMATTING, Ordering::AcqRel);
+    }
+
+    /// What erases the device, and its bytes: deallocated, all reads as zeroes afterwards where
+    /// DLFEAT says so; else it is zeroed.
+    pub(crate) fn erasure(&self) -> (Op, u64) {
+        let op = match self.device.capabilities().discard_zeroes {
+            true => Op::Discard,
+            false => Op::WriteZeroes,
+        };
+        (op, self.device.geometry().bytes)
     }
 
     /// Identify Namespace, CNS 00h (NVM 4.1.5.1).
     pub(crate) fn identify(&self) -> IdentifyNamespace {
         let mut data = IdentifyNamespace::new_zeroed();
-        data.nsze = self.blocks;
-        data.ncap = self.blocks;
-        data.nuse = self.blocks;
+        let index = self.index();
+        data.nlbaf_z = u8::try_from(self.formats.len().saturating_sub(1)).unwrap_or(u8::MAX);
+        data.flbas = Flbas::new().with_index(index);
+        for (place, format) in data.lbaf.iter_mut().zip(&self.formats) {
+            *place = format.lbaf();
+        }
+        if let Some(format) = self.format(index) {
+            data.nsze = format.blocks;
+            data.ncap = format.blocks;
+            data.nuse = format.blocks;
+            identify_atomics(&format.atomics, &mut data);
+            format.granularity.identify(&mut data);
+            data.nvmcap = [format.bytes(format.blocks), 0];
+        }
         if self.device.capabilities().discard_zeroes {
             data.dlfeat = DLFEAT_READS_ZEROES | DLFEAT_WRITE_ZEROES_DEALLOCATES;
         }
-        self.identify_atomics(&mut data);
-        self.granularity.identify(&mut data);
-        data.nvmcap = [self.blocks << self.lba_shift, 0];
         data.eui64 = self.eui64;
         data.nguid = self.nguid;
-        let lbads = u8::try_from(self.lba_shift).unwrap_or(u8::MAX);
-        if let Some(format) = data.lbaf.first_mut() {
-            *format = LbaFormat::new().with_lbads(lbads);
-        }
         data
-    }
-
-    /// The atomic write fields: zero where the controller's own say it all (NVM 4.1.5.1).
-    fn identify_atomics(&self, data: &mut IdentifyNamespace) {
-        let Atomics {
-            normal,
-            power_fail,
-            compare_and_write,
-            own,
-        } = self.atomics;
-        if !own {
-            return;
-        }
-        let mut features = NamespaceFeatures::NSABP;
-        features.set(
-            NamespaceFeatures::MAM,
-            normal.multiple || power_fail.multiple,
-        );
-        data.nsfeat |= features.bits();
-        data.nawun_z = field(normal.blocks);
-        data.nawupf_z = field(power_fail.blocks);
-        data.nacwu_z = field(compare_and_write);
-        data.nabsn_z = field(normal.boundary);
-        data.nabspf_z = field(power_fail.boundary);
-        let offset = normal.offset.max(power_fail.offset);
-        data.nabo = u16::try_from(offset).unwrap_or(u16::MAX);
-    }
-
-    /// log2 of a logical block's bytes.
-    pub(crate) const fn lba_shift(&self) -> u32 {
-        self.lba_shift
     }
 
     /// EUI64, big-endian.
@@ -140,6 +153,30 @@ impl Namespace {
     pub(crate) const fn nguid(&self) -> [u8; 16] {
         self.nguid
     }
+}
+
+/// The atomic write fields: zero where the controller's own say it all (NVM 4.1.5.1).
+fn identify_atomics(atomics: &Atomics, data: &mut IdentifyNamespace) {
+    let Atomics {
+        normal,
+        power_fail,
+        own,
+    } = atomics;
+    if !own {
+        return;
+    }
+    let mut features = NamespaceFeatures::NSABP;
+    features.set(
+        NamespaceFeatures::MAM,
+        normal.multiple || power_fail.multiple,
+    );
+    data.nsfeat |= features.bits();
+    data.nawun_z = field(normal.blocks);
+    data.nawupf_z = field(power_fail.blocks);
+    data.nabsn_z = field(normal.boundary);
+    data.nabspf_z = field(power_fail.boundary);
+    let offset = normal.offset.max(power_fail.offset);
+    data.nabo = u16::try_from(offset).unwrap_or(u16::MAX);
 }
 
 /// The subsystem's UUID, text, of version 8 (made by its own rule; RFC 9562 5.8).
@@ -182,15 +219,36 @@ mod tests {
 
     use super::*;
 
+    fn namespace() -> Namespace {
+        let namespace = NamespaceConfig {
+            formats: vec![512, 65536, 4096],
+            ..NamespaceConfig::new(Arc::new(Null::new(1 << 20)), 4096)
+        };
+        Namespace::new(1, &ControllerConfig::default(), &namespace)
+    }
+
     #[test]
-    fn the_last_block_is_in_and_what_is_beyond_or_wraps_is_not() {
-        let namespace = NamespaceConfig::new(Arc::new(Null::new(8 * 4096)), 4096);
-        let namespace = Namespace::new(1, &ControllerConfig::default(), &namespace);
-        assert_eq!(namespace.range(7, 1), Ok((7 * 4096, 4096)));
-        assert_eq!(namespace.range(0, 8), Ok((0, 8 * 4096)));
-        for (slba, nlb) in [(8, 1), (7, 2), (0, 9), (u64::MAX, 1), (u64::MAX, 2)] {
-            let got = namespace.range(slba, nlb);
-            assert_eq!(got, Err(Status::LBA_OUT_OF_RANGE.dnr()), "{slba} {nlb}");
-        }
+    fn the_format_it_begins_with_is_the_one_of_its_block_size() {
+        let data = namespace().identify();
+        assert_eq!((data.flbas.index(), data.nlbaf_z, data.nsze), (2, 2, 256));
+        let sizes = data.lbaf.map(|format| format.lbads());
+        assert_eq!(sizes[..4], [9, 16, 12, 0]);
+    }
+
+    #[test]
+    fn while_it_is_formatted_commands_are_refused_and_identify_goes_on() {
+        let namespace = namespace();
+        namespace.begin_format();
+        let refused = namespace.current().map(|format| format.index);
+        assert_eq!(refused, Err(Status::FORMAT_IN_PROGRESS));
+        assert_eq!(namespace.identify().nsze, 256);
+        namespace.give_up_format();
+        assert_eq!(namespace.current().map(|format| format.index), Ok(2));
+        namespace.begin_format();
+        assert!(namespace.end_format(0));
+        assert_eq!(namespace.current().map(|format| format.blocks), Ok(2048));
+        namespace.begin_format();
+        assert!(!namespace.end_format(0), "the same again");
+        assert_eq!(namespace.identify().nsze, 2048);
     }
 }

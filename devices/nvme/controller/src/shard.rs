@@ -1,5 +1,6 @@
 //! A shard: the queues that one thread serves, and the loop that serves them.
 
+mod format;
 mod messages;
 
 use std::sync::{Arc, atomic::Ordering};
@@ -8,7 +9,7 @@ use nvme_spec::{Sqe, Status};
 use storage::{GuestRam, OpenError};
 use vm_memory::GuestAddressSpace;
 
-use self::messages::Quiescing;
+use self::{format::Draining, messages::Quiescing};
 use crate::{
     admin::{Admin, AdminContext, Outcome},
     command::Command,
@@ -55,6 +56,8 @@ struct Lane {
     quiescing: Option<Quiescing>,
     /// Shadow doorbells to turn to once the function may access memory again.
     turning: Option<(ShadowBuffers, AdminTicket)>,
+    /// Namespaces that are to be formatted.
+    draining: Vec<Draining>,
     rings: Rings,
     io: IoEngine,
     admin: Option<Box<Admin>>,
@@ -74,13 +77,13 @@ impl Shard {
             halted: false,
             quiescing: None,
             turning: None,
+            draining: Vec::new(),
             rings: Rings::default(),
             io: IoEngine::new(&shared, id)?,
             admin: (id == 0).then(|| Box::new(Admin::new(&shared.config))),
             interrupts: Interrupts::new(shared.config.vectors),
             batch: Box::new([Sqe::default(); BATCH]),
-            // Each may be a fused operation of two commands.
-            finished: Vec::with_capacity(2 * IN_FLIGHT),
+            finished: Vec::with_capacity(IN_FLIGHT),
             unposted: Vec::new(),
         };
         Ok(Self {
@@ -161,6 +164,7 @@ impl Lane {
             .and_then(|()| self.read_mailbox(work))
             .and_then(|()| self.turn_doorbells(work))
             .and_then(|()| self.retry(work))
+            .and_then(|()| self.start_formats(work))
             .and_then(|()| self.serve(work, budget))
             .and_then(|()| self.reap(work))
             .and_then(|()| self.report_events(work));
@@ -170,6 +174,7 @@ impl Lane {
         }
         self.check_keep_alive(work);
         self.finish_deletions(work);
+        self.finish_draining(work);
         self.finish_quiescing(work.shared, work.now_ns);
         let signalled = self.interrupts.flush(work.shared, work.now_ns);
         work.stats.interrupts.add(signalled.count);
@@ -219,7 +224,8 @@ impl Lane {
             return true;
         }
         let nudged = mailbox.is_some_and(Mailbox::is_nudged);
-        if self.moving(shared) && (self.io.runnable() || !self.unposted.is_empty() || nudged) {
+        let runnable = self.io.runnable() || self.can_start_format();
+        if self.moving(shared) && (runnable || !self.unposted.is_empty() || nudged) {
             return true;
         }
         self.serving(shared)
@@ -290,15 +296,9 @@ impl Lane {
         let Some((sqes, is_admin)) = copied else {
             return Ok(());
         };
-        let mut copied = sqes.len();
-        if !is_admin && sqes.last().is_some_and(io::is_first) {
-            let batch = self.batch.as_mut_slice();
-            copied = self.rings.copy_second(work, index, copied, batch)?;
-        }
-        let sqes = self.batch.get(..copied).unwrap_or_default();
         let mut cost = 0u32;
         let mut count = 0usize;
-        while let Some(sqe) = sqes.get(count) {
+        for sqe in sqes {
             if count > 0 && cost >= left {
                 break;
             }
@@ -309,15 +309,6 @@ impl Lane {
             };
             cost = cost.saturating_add(1).saturating_add(more);
             count += 1;
-            // Both of a fused operation, or neither.
-            let pair = |second: &Sqe| io::is_pair(sqe, second);
-            if !is_admin && io::is_first(sqe) && sqes.get(count).is_some_and(pair) {
-                cost = cost.saturating_add(1).saturating_add(more);
-                count += 1;
-            }
-        }
-        if count == 0 {
-            return Ok(());
         }
         work.spent = work.spent.saturating_add(cost);
         // The rest stays in the queue: SQHD tells the host only of what was taken.
@@ -325,21 +316,10 @@ impl Lane {
             lint.fetched(sqid, first, self.batch.get(..count).unwrap_or_default());
         }
         self.rings.take(index, count);
-        let mut at = 0;
-        while at < count {
+        for at in 0..count {
             let Some(sqe) = self.batch.get(at).copied() else {
                 break;
             };
-            at += 1;
-            if !is_admin
-                && io::is_first(&sqe)
-                && let Some(second) = self.batch.get(at).filter(|_| at < count).copied()
-                && io::is_pair(&sqe, &second)
-            {
-                at += 1;
-                self.fused(work, index, sqe, second)?;
-                continue;
-            }
             let Some(command) = self.rings.command(index, sqe.cid) else {
                 debug_assert!(false, "a command was taken without a completion slot");
                 break;
@@ -356,34 +336,6 @@ impl Lane {
             }
         }
         Ok(())
-    }
-
-    /// Executes both commands of a fused operation, whose completion slots are there.
-    fn fused(
-        &mut self,
-        work: &mut Work<'_>,
-        index: usize,
-        first: Sqe,
-        second: Sqe,
-    ) -> Result<(), QueueFault> {
-        let commands = (
-            self.rings.command(index, first.cid),
-            self.rings.command(index, second.cid),
-        );
-        let (Some(one), Some(other)) = commands else {
-            debug_assert!(false, "a command was taken without a completion slot");
-            return Ok(());
-        };
-        work.progress.commands += 2;
-        work.stats.io_commands.add(2);
-        let mut result = Ok(());
-        let done = self.io.start_fused(work, (one, first), (other, second));
-        for ((command, sqe), status) in done.into_iter().flatten() {
-            // A fault must not lose the other's slot.
-            let posted = self.complete(work, command, &sqe, status, 0);
-            result = result.and(posted);
-        }
-        result
     }
 
     fn admin_command(
@@ -454,8 +406,12 @@ impl Lane {
             command,
             sqe,
             status,
+            plan,
         } in finished.drain(..)
         {
+            if let Some(plan) = plan {
+                self.formatted(work, plan, status);
+            }
             // A fault must not lose the other commands' slots.
             let posted = self.complete(work, command, &sqe, status, 0);
             result = result.and(posted);

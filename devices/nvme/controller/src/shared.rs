@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) cap: Cap,
     pub(crate) memory: GuestRamHandle,
     pub(crate) namespaces: Vec<Namespace>,
+    /// A namespace can have blocks of more than a step of its backend.
+    pub(crate) has_large_blocks: bool,
     pub(crate) registers: Mutex<Registers>,
     pub(crate) doorbells: Doorbells,
     pub(crate) mailboxes: Mailboxes,

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use nvme_spec::feature::{NumberOfQueues, Select};
 use nvme_spec::identify::{IdentifyController, IdentifyNamespace};
 use nvme_spec::log::SmartLog;
-use nvme_spec::queue::{ABORT_NOT_ABORTED, Cqe, Sqe};
+use nvme_spec::queue::{ABORT_NOT_ABORTED, Cqe, FormatCdw10, Sqe};
 use nvme_spec::{Cns, FeatureId, IDENTIFY_BYTES, LogId, NSID_BROADCAST};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -180,6 +180,16 @@ impl<T: Transport + ?Sized> Driver<'_, T> {
         let mut log = SmartLog::new_zeroed();
         self.log_page(LogId::SMART, NSID_BROADCAST, log.as_mut_bytes())?;
         Ok(log)
+    }
+
+    /// Format NVM: gives a namespace the LBA format of an index, without metadata or protection
+    /// information, and takes its data.
+    ///
+    /// # Errors
+    /// [`Error::Status`], and as [`exec`](Self::exec).
+    pub fn format(&mut self, nsid: u32, index: u8) -> Result<(), Error> {
+        let how = FormatCdw10::new().with_index(index);
+        self.admin_ok(command::format_nvm(nsid, how)).map(drop)
     }
 
     /// Abort: whether the controller says that it aborted the command.

@@ -157,9 +157,6 @@ assert_size!(IdentifyController, crate::IDENTIFY_BYTES);
 /// CNTRLTYPE: an I/O controller.
 pub const CNTRLTYPE_IO: u8 = 1;
 
-/// FUSES: Compare and Write is a fused operation (Base 5.1.13.2.1).
-pub const FUSES_COMPARE_AND_WRITE: u16 = 1 << 0;
-
 /// SQES and CQES (Base 5.1.13.2.1).
 #[bitfield(u8)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -225,8 +222,19 @@ pub const CTRATT_TRAFFIC_KEEP_ALIVE: u32 = 1 << 6;
 /// CTRATT: extended LBA formats can be enabled (ELBAS).
 pub const CTRATT_EXTENDED_LBA_FORMATS: u32 = 1 << 15;
 
+/// OACS: the Format NVM command is supported.
+pub const OACS_FORMAT_NVM: u16 = 1 << 1;
 /// OACS: the Doorbell Buffer Config command is supported.
 pub const OACS_DOORBELL_BUFFER_CONFIG: u16 = 1 << 8;
+
+/// FNA: a format changes all namespaces, whichever the command names.
+pub const FNA_FORMAT_ALL: u8 = 1 << 0;
+/// FNA: a secure erase erases all namespaces, whichever the command names.
+pub const FNA_ERASE_ALL: u8 = 1 << 1;
+/// FNA: cryptographic erase is supported.
+pub const FNA_CRYPTOGRAPHIC_ERASE: u8 = 1 << 2;
+/// FNA: Format NVM does not take NSID FFFFFFFFh (2.0).
+pub const FNA_NO_BROADCAST: u8 = 1 << 3;
 
 /// ONCS: Compare is supported.
 pub const ONCS_COMPARE: u16 = 1 << 0;
@@ -396,6 +404,13 @@ pub struct Flbas {
 }
 
 impl Flbas {
+    /// With the index of the current LBA format, 0 to 63.
+    #[must_use]
+    pub const fn with_index(self, index: u8) -> Self {
+        self.with_index_low(index & 0xF)
+            .with_index_high(index >> 4 & 0b11)
+    }
+
     /// Index of the current LBA format, 0 to 63.
     #[must_use]
     pub const fn index(self) -> u8 {
@@ -417,6 +432,11 @@ pub struct LbaFormat {
     #[bits(6)]
     __: u8,
 }
+
+/// RP: the best performance of all formats.
+pub const RP_BEST: u8 = 0b00;
+/// RP: degraded performance.
+pub const RP_DEGRADED: u8 = 0b11;
 
 /// Header of a Namespace Identification Descriptor (Base 5.1.13.2.3); the identifier follows.
 #[derive(

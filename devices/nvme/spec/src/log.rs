@@ -159,6 +159,11 @@ pub struct CommandsEffectsLog {
 }
 assert_size!(CommandsEffectsLog, 4096);
 
+/// CSE: no restriction.
+pub const CSE_NONE: u8 = 0b000;
+/// CSE: no other command of the namespace should be outstanding or submitted meanwhile.
+pub const CSE_SAME_NAMESPACE: u8 = 0b001;
+
 /// CSP and FSP: the scope is one namespace.
 pub const SCOPE_NAMESPACE: u16 = 1 << 0;
 /// CSP and FSP: the scope is one controller.

@@ -44,11 +44,6 @@ pub struct Sqe {
 }
 assert_size!(Sqe, crate::SQE_BYTES);
 
-/// FUSE of the first command of a fused operation (Base 4.1).
-pub const FUSE_FIRST: u8 = 0b01;
-/// FUSE of the second command of a fused operation (Base 4.1).
-pub const FUSE_SECOND: u8 = 0b10;
-
 /// Byte 1 of a command: FUSE and PSDT (Base 4.1).
 #[bitfield(u8)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -321,6 +316,54 @@ pub struct AbortCdw10 {
 /// Dword 0 of Abort's completion, bit 0: the command was *not* aborted (Base 5.1.1).
 pub const ABORT_NOT_ABORTED: u32 = 1;
 
+/// CDW10 of Format NVM (Base 5.1.10).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct FormatCdw10 {
+    /// LBA Format Lower: bits 3:0 of the format's index.
+    #[bits(4)]
+    pub lbafl: u8,
+    /// Metadata Settings: metadata is transferred at the end of the data.
+    pub mset: bool,
+    /// Protection Information: 0 for none, else its type.
+    #[bits(3)]
+    pub pi: u8,
+    /// Protection Information Location: the first bytes of the metadata.
+    pub pil: bool,
+    /// Secure Erase Settings.
+    #[bits(3)]
+    pub ses: u8,
+    /// LBA Format Upper: bits 5:4 of the format's index.
+    #[bits(2)]
+    pub lbafu: u8,
+    #[bits(18)]
+    __: u32,
+}
+
+impl FormatCdw10 {
+    /// The index of an LBA format, 0 to 63, as LBAFL and LBAFU.
+    #[must_use]
+    pub const fn with_index(self, index: u8) -> Self {
+        self.with_lbafl(index & 0xF).with_lbafu(index >> 4 & 0b11)
+    }
+
+    /// The index of the LBA format, 0 to 63.
+    #[must_use]
+    pub const fn index(self) -> u8 {
+        self.lbafl() | self.lbafu() << 4
+    }
+}
+
+/// SES: no secure erase is asked for.
+pub const SES_NONE: u8 = 0b000;
+/// SES: all user data is to be erased.
+pub const SES_USER_DATA: u8 = 0b001;
+/// SES: the key that user data is encrypted with is to be deleted.
+pub const SES_CRYPTOGRAPHIC: u8 = 0b010;
+
+/// The highest type of protection information (PI).
+pub const PI_TYPE_MAX: u8 = 3;
+
 /// CDW12 of Read and Write (NVM 3.2.4, 3.2.6).
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
@@ -441,6 +484,12 @@ mod tests {
         assert_eq!(u32::from(WriteZeroesCdw12::new().with_deac(true)), 1 << 25);
         assert_eq!(u32::from(WriteZeroesCdw12::new().with_fua(true)), 1 << 30);
         assert_eq!(u32::from(DsmCdw11::new().with_ad(true)), 1 << 2);
+        assert_eq!(u32::from(FormatCdw10::new().with_mset(true)), 1 << 4);
+        assert_eq!(u32::from(FormatCdw10::new().with_pi(1)), 1 << 5);
+        assert_eq!(u32::from(FormatCdw10::new().with_pil(true)), 1 << 8);
+        assert_eq!(u32::from(FormatCdw10::new().with_ses(1)), 1 << 9);
+        let format = FormatCdw10::new().with_index(0x35);
+        assert_eq!((u32::from(format), format.index()), (3 << 12 | 5, 0x35));
     }
 
     #[test]

@@ -12,7 +12,9 @@ mod events;
 mod feature_data;
 mod features;
 mod flow;
-mod fused;
+mod format;
+mod format_race;
+mod format_refused;
 mod granularity;
 mod hostile;
 mod hostile_memory;
@@ -61,10 +63,12 @@ pub static GROUPS: &[&[Test]] = &[
     prp_errors::TESTS,
     io::TESTS,
     compare::TESTS,
-    fused::TESTS,
     verify::TESTS,
     write_zeroes::TESTS,
     dsm::TESTS,
+    format::TESTS,
+    format_refused::TESTS,
+    format_race::TESTS,
     limits::TESTS,
     hostile::TESTS,
     hostile_memory::TESTS,

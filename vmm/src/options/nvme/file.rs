@@ -314,6 +314,14 @@ fn text_of(form: &Form, value: &DeValue<'_>) -> Result<String, &'static str> {
         Form::Size(_) => string()
             .or_else(integer)
             .ok_or("write bytes as a number, or a size in quotes, such as \"4K\""),
+        Form::Sizes(_) => {
+            let one = |value: &Value<'_>| text_of(&Form::Size(""), value.get_ref());
+            let several = value.as_array().map(|list| list.iter().map(one).collect());
+            let one = || string().or_else(integer).map(|size| Ok(vec![size]));
+            let wrong = "write sizes in brackets, such as [512, \"4K\"]";
+            let sizes: Result<Vec<_>, _> = several.or_else(one).ok_or(wrong)?;
+            Ok(sizes?.join(":"))
+        }
         Form::Extent(_) => string().or_else(integer).ok_or(
             "write bytes as a number, or in quotes a size, such as \"16K\", or blocks, such as \"4b\"",
         ),
@@ -376,6 +384,10 @@ fn push_line(text: &mut String, key: &str, form: &Form, value: Option<String>) {
     let value = match form {
         Form::Number(..) => value,
         Form::Flag([_, on]) => (value == *on).to_string(),
+        Form::Sizes(_) => {
+            let sizes: Vec<String> = value.split(':').map(quoted).collect();
+            format!("[{}]", sizes.join(", "))
+        }
         Form::Size(_) | Form::Extent(_) | Form::Word(_) | Form::Text(_) => quoted(&value),
     };
     *text += &format!("{key} = {value}\n");

@@ -54,12 +54,13 @@ nabsn = \"64K\"
 size = 1073741824
 lba = 512
 mam = 0
+formats = [512, \"4K\"]
 ";
     let list = "lba=4K,mdts=1M,queues=8,awun=4b,nawun=32K,lint=on,seed=18446744073709551615,\
                 version=2.1,serial=a,,b = \"c\",namespaces=2,ns1.size=64M,ns1.mam=1,ns1.nabsn=64K,\
-                ns2.size=1G,ns2.lba=512,ns2.mam=0";
+                ns2.size=1G,ns2.lba=512,ns2.mam=0,ns2.formats=512:4K";
     let options = parsed(text).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(options.given.len(), 16);
+    assert_eq!(options.given.len(), 17);
     assert_eq!(
         options.given.get("ns2.lba"),
         Some(&Origin::File {
@@ -88,6 +89,9 @@ fn each_mistake_is_told_with_its_line_key_value_and_rule() {
         ),
         ("[[nvme]]\nlba = -512", "lba = -512: `-512` is not a size"),
         ("[[nvme]]\nqueues = \"8\"", "queues = \"8\": write a whole"),
+        ("[[nvme]]\nformats = [512, 4.5]", "write bytes as a number"),
+        ("[[nvme]]\nformats = true", "write sizes in brackets"),
+        ("[[nvme]]\nformats = []", "`` is not a size"),
         ("[[nvme]]\nqueues = 0", "queues = 0: give a whole number"),
         ("[[nvme]]\nlint = 3", "lint = 3: give off or on"),
         ("[[nvme]]\nlint = []", "lint = []: write true or false"),
@@ -153,6 +157,15 @@ fn each_mistake_is_told_with_its_line_key_value_and_rule() {
 fn value(form: &Form) -> BoxedStrategy<String> {
     match form {
         Form::Size(_) => (0..1u64 << 50).prop_map(|n| n.to_string()).boxed(),
+        Form::Sizes(_) => prop::collection::vec(0..1u64 << 50, 1..6)
+            .prop_map(|sizes| {
+                sizes
+                    .iter()
+                    .map(u64::to_string)
+                    .collect::<Vec<_>>()
+                    .join(":")
+            })
+            .boxed(),
         Form::Extent(_) => prop_oneof![
             (1..1u64 << 50).prop_map(|n| n.to_string()),
             (1..u32::MAX).prop_map(|n| format!("{n}b")),

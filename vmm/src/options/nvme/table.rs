@@ -13,7 +13,7 @@ use super::{
         keys::{Form, Key, choose, number, word, words},
         parse_extent, parse_size,
     },
-    Backend, Doorbells, NamespaceOptions, NvmeOptions,
+    Backend, Doorbells, NamespaceOptions, NvmeOptions, formats,
 };
 
 /// Words and what they stand for.
@@ -64,11 +64,19 @@ pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 13] = [
     },
     Key {
         name: "lba",
-        form: Form::Size("512 to 64K, a power of two"),
-        help: "size of a logical block",
-        unset: "",
-        set: |ns, text| parse_size(text).map(|bytes| ns.lba = bytes),
-        get: |ns| size(ns.lba),
+        form: Form::Size("512 to 1M, a power of two"),
+        help: "size of a logical block at first",
+        unset: "the first of formats, or 512",
+        set: |ns, text| parse_size(text).map(|bytes| ns.lba = Some(bytes)),
+        get: |ns| ns.lba.and_then(size),
+    },
+    Key {
+        name: "formats",
+        form: Form::Sizes("512 to 1M, powers of two, LBAF 0 first"),
+        help: "block sizes that Format NVM can give it",
+        unset: "lba and of 512:4K:16K:64K what mdts, size and atomic units in bytes allow",
+        set: |ns, text| formats::parse(text).map(|list| ns.formats = Some(list)),
+        get: |ns| ns.formats.as_deref().map(formats::text),
     },
     Key {
         name: "backend",
@@ -119,14 +127,6 @@ pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 13] = [
         get: |ns| extent(ns.atomics.power_fail),
     },
     Key {
-        name: "nacwu",
-        form: Form::Extent("acwu to 65536 blocks"),
-        help: "NACWU: the most that a fused Compare and Write may have",
-        unset: "acwu, else nawun",
-        set: |ns, text| parse_extent(text).map(|size| ns.atomics.compare_and_write = Some(size)),
-        get: |ns| extent(ns.atomics.compare_and_write),
-    },
-    Key {
         name: "nabsn",
         form: Form::Extent("nawun to 65536 blocks, 2 or more"),
         help: "NABSN: a write over such a boundary is not atomic between commands",
@@ -161,7 +161,7 @@ pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 13] = [
 ];
 
 /// Keys of the controller.
-pub(super) const CONTROLLER_KEYS: [Key<NvmeOptions>; 18] = [
+pub(super) const CONTROLLER_KEYS: [Key<NvmeOptions>; 17] = [
     Key {
         name: "namespaces",
         form: Form::Number(1, MAX_NAMESPACES as u64),
@@ -241,14 +241,6 @@ pub(super) const CONTROLLER_KEYS: [Key<NvmeOptions>; 18] = [
         unset: "the smallest nawupf, or 1b",
         set: |o, text| parse_extent(text).map(|size| o.atomics.power_fail = Some(size)),
         get: |o| extent(o.atomics.power_fail),
-    },
-    Key {
-        name: "acwu",
-        form: Form::Extent("1 to 65536 blocks"),
-        help: "ACWU: the most that a fused Compare and Write may have, on all namespaces",
-        unset: "awun",
-        set: |o, text| parse_extent(text).map(|size| o.atomics.compare_and_write = Some(size)),
-        get: |o| extent(o.atomics.compare_and_write),
     },
     Key {
         name: "tear",

@@ -40,7 +40,15 @@ fn values_arrive_in_the_configuration() {
 fn each_wrong_value_is_refused_with_key_value_and_reason() {
     for (text, key, reason) in [
         ("lba=513", "lba", "power of two"),
-        ("lba=128K", "lba", "65536"),
+        ("lba=2M", "lba", "1048576"),
+        ("lba=1M", "mdts", "1048576"),
+        ("formats=512:4K,lba=8K", "lba", "use lba=512"),
+        ("formats=512:4K:512", "formats", "give 512 once"),
+        ("formats=512:3K", "formats", "power of two"),
+        ("formats=512:", "formats", "not a size"),
+        ("formats=512:64K,mdts=32K", "mdts", "mdts=65536"),
+        ("size=33K,formats=512:4K", "size", "multiple of 4096"),
+        ("formats=4K:16K,awun=6K", "awun", "multiple of 4096"),
         ("lba=x", "lba", "not a size"),
         ("lba=99999999999", "lba", "power of two"),
         ("size=0", "size", "at least one"),
@@ -67,7 +75,7 @@ fn each_wrong_value_is_refused_with_key_value_and_reason() {
         ("ns0.lba=4K", "ns0.lba", "namespace's number"),
         ("ns1.lba=3", "ns1.lba", "power of two"),
         ("ns1.colour=red", "ns1.colour", "no such key"),
-        ("colour=red", "colour", "size, lba, backend, iu"),
+        ("colour=red", "colour", "size, lba, formats, backend, iu"),
         ("queue=3", "queue", "did you mean queues?"),
         ("ns1.queues=3", "ns1.queues", "of the whole controller"),
         (
@@ -90,8 +98,6 @@ fn each_wrong_value_is_refused_with_key_value_and_reason() {
         ("lba=4K,awun=6K", "awun", "multiple of 4096"),
         ("awun=8b,nawun=4b", "nawun", "use 8b or more"),
         ("nawun=8b,nabsn=4b", "nabsn", "use 8b or more"),
-        ("acwu=8b,nacwu=4b", "nacwu", "use 8b or more"),
-        ("awun=4b,ns1.nacwu=2b,acwu=1000", "acwu", "multiple of 512"),
         ("nabo=1b", "nabo", "nabsn or nabspf"),
         ("mam=1", "mam", "nabsn or nabspf"),
         ("mam=2", "mam", "0 or 1"),
@@ -102,6 +108,36 @@ fn each_wrong_value_is_refused_with_key_value_and_reason() {
         let error = built(text).expect_err(text);
         assert_eq!(error.key, key, "{text}: {error}");
         assert!(error.to_string().contains(reason), "{text}: {error}");
+    }
+}
+
+/// The first block size of each configuration, and its formats.
+#[test]
+fn formats_are_those_that_are_asked_for_or_fit() {
+    const K: u32 = 1024;
+    let usual = [512, 4 * K, 16 * K, 64 * K];
+    let cases: [(&str, u32, &[u32]); 12] = [
+        ("", 512, &usual),
+        ("lba=4K", 4 * K, &usual),
+        (
+            "lba=1M,mdts=2M",
+            K * K,
+            &[512, 4 * K, 16 * K, 64 * K, K * K],
+        ),
+        ("mdts=32K", 512, &[512, 4 * K, 16 * K]),
+        ("size=36K", 512, &[512, 4 * K]),
+        ("formats=4K", 4 * K, &[4 * K]),
+        ("formats=64K:512,lba=512", 512, &[64 * K, 512]),
+        ("formats=64K:512", 64 * K, &[64 * K, 512]),
+        ("awun=4b", 512, &usual),
+        ("lba=4K,awun=16K", 4 * K, &[512, 4 * K]),
+        ("lba=16K,nabsn=512b", 16 * K, &usual),
+        ("lba=64K,awun=48K", 64 * K, &[512, 4 * K, 16 * K, 64 * K]),
+    ];
+    for (text, lba, formats) in cases {
+        let config = built(text).expect(text);
+        let ns = &config.namespaces[0];
+        assert_eq!((ns.lba_bytes, &*ns.formats), (lba, formats), "{text}");
     }
 }
 
@@ -171,7 +207,7 @@ fn what_is_preset_is_not_given() {
     options.apply("queues=8,ns1.lba=16K").expect("valid");
     let given: Vec<&String> = options.given.keys().collect();
     assert_eq!(given, ["ns1.lba", "queues"]);
-    assert_eq!(options.namespace.lba, 4096);
+    assert_eq!(options.namespace.lba, Some(4096));
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn what_is_fixed_holds_for_all_and_its_axis_falls_away() {
     let arguments = format!("--shadow --nvme lba=4K,nabsn=64K,seed=7,{}", first.options);
     assert_eq!(first.arguments, arguments);
     for (_, selftest) in matrix("lba=4K").plan().expect("valid") {
-        assert_eq!(selftest.nvme.namespace.lba, 4096);
+        assert_eq!(selftest.nvme.namespace.lba, Some(4096));
     }
     let all_fixed = options("lba=4K,iu=4K,awun=4K,queues=3");
     assert_eq!(all_fixed.len(), 1);

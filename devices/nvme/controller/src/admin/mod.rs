@@ -6,6 +6,7 @@ mod data;
 mod doorbells;
 mod events;
 mod features;
+mod format;
 mod identify;
 mod keep_alive;
 mod logs;
@@ -21,6 +22,7 @@ use nvme_spec::{
 };
 use storage::{GuestRam, Request};
 
+pub(crate) use self::format::FormatPlan;
 use self::{
     changed::Changed, doorbells::close_doorbell, events::Events, features::Features, queues::Queues,
 };
@@ -128,6 +130,11 @@ enum Wait {
     TurnDoorbells {
         left: u16,
     },
+    /// For `left` shards, and then for its turn to be executed.
+    Drain {
+        left: u16,
+        plan: FormatPlan,
+    },
     Abort,
 }
 
@@ -214,6 +221,10 @@ impl Admin {
         if let Some(lint) = &shared.lint {
             lint.reset();
         }
+        // A Format NVM that was under way is not any more.
+        for namespace in &shared.namespaces {
+            namespace.give_up_format();
+        }
         shared.settings.reset();
         self.features = Features::new(&shared.config);
         self.features.clock.start(now_ns);
@@ -259,6 +270,7 @@ impl Admin {
             AdminKind::SetFeatures => self.set_features(cx, sqe),
             AdminKind::GetFeatures => self.get_features(cx, sqe),
             AdminKind::Abort => self.abort(cx, sqe),
+            AdminKind::FormatNvm => self.format_nvm(cx, sqe),
             AdminKind::DoorbellBufferConfig => self.doorbell_buffer_config(cx, sqe),
             AdminKind::AsyncEventRequest => {
                 self.events.request(sqe.cid).map(|()| Outcome::Delivered)
@@ -354,6 +366,10 @@ impl Admin {
         answer: Answer,
     ) -> Option<(Command, Sqe, u32)> {
         let place = self.waiting.get_mut(usize::from(ticket))?;
+        if let Some(Wait::Drain { left, .. }) = place.as_mut().map(|waiting| &mut waiting.what) {
+            *left = left.saturating_sub(1);
+            return None;
+        }
         if let Some(Wait::TurnDoorbells { left }) = place.as_mut().map(|waiting| &mut waiting.what)
         {
             *left = left.saturating_sub(1);
@@ -371,7 +387,8 @@ impl Admin {
                 self.queues.cq_deleted(shared, qid);
                 0
             }
-            (Wait::TurnDoorbells { .. }, _) | (Wait::Abort, Answer::Aborted) => 0,
+            (Wait::TurnDoorbells { .. } | Wait::Drain { .. }, _)
+            | (Wait::Abort, Answer::Aborted) => 0,
             (Wait::Abort, _) => ABORT_NOT_ABORTED,
         };
         waiting.command.map(|(command, sqe)| (command, sqe, dw0))

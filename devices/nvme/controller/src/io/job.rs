@@ -3,9 +3,12 @@
 use nvme_spec::queue::DsmRange;
 use storage::{Op, Request};
 
-use super::{fused::Fused, pieces::Pieces};
+use super::pieces::Pieces;
 use crate::{
+    admin::FormatPlan,
+    namespace::Namespace,
     range_table::{Ticket, Use},
+    shared::Shared,
     work::Work,
 };
 
@@ -18,12 +21,15 @@ pub(super) struct Job {
     pub(super) ticket: Option<Ticket>,
     /// The pieces of a write that is torn.
     pub(super) pieces: Option<Pieces>,
-    /// What it is of a fused operation.
-    pub(super) fused: Option<Fused>,
     /// The namespace, as an index, whose backend has or will have the request.
     pub(super) namespace: usize,
-    /// The command is a Flush that goes on to every namespace.
-    pub(super) every_namespace: bool,
+    /// The format that the namespace had when the command was checked: it has it until the command
+    /// is done, whatever Format NVM waits for.
+    pub(super) format: u8,
+    /// The last namespace, as an index, that the command goes on to.
+    pub(super) through: usize,
+    /// The command is a Format NVM.
+    pub(super) plan: Option<FormatPlan>,
     /// The ranges of a Dataset Management command, all checked.
     ranges: Vec<DsmRange>,
     /// The first range that is not done.
@@ -38,9 +44,10 @@ impl Job {
             held: None,
             ticket: None,
             pieces: None,
-            fused: None,
             namespace: 0,
-            every_namespace: false,
+            format: 0,
+            through: 0,
+            plan: None,
             ranges,
             next: 0,
         }
@@ -61,14 +68,15 @@ impl Job {
         if self.pieces.is_some() {
             return self.next_piece(request);
         }
-        if self.every_namespace {
+        if self.namespace < self.through {
             self.namespace += 1;
-            return self.namespace < work.shared.namespaces.len();
+            return self.plan.is_none() || self.erase(work.shared, request);
         }
         while let Some(range) = self.ranges.get(self.next).copied() {
             self.next += 1;
             let namespace = work.shared.namespaces.get(self.namespace);
-            let bytes = namespace.and_then(|n| n.range(range.slba, range.nlb.into()).ok());
+            let format = namespace.and_then(|namespace| namespace.format(self.format));
+            let bytes = format.and_then(|f| f.range(range.slba, range.nlb.into()).ok());
             // A range without blocks asks for nothing.
             if let Some((offset, len)) = bytes.filter(|&(_, len)| len > 0) {
                 request.reset(request.tag, Op::Discard, offset, len);
@@ -76,6 +84,16 @@ impl Job {
             }
         }
         false
+    }
+
+    /// Makes `request` the one that erases the job's namespace, if that is there.
+    pub(super) fn erase(&self, shared: &Shared, request: &mut Request) -> bool {
+        let namespace = shared.namespaces.get(self.namespace);
+        let erasure = namespace.map(Namespace::erasure);
+        if let Some((op, bytes)) = erasure {
+            request.reset(request.tag, op, 0, bytes);
+        }
+        erasure.is_some()
     }
 
     /// Makes the next piece of a torn write what `request` moves, if there is one.

@@ -1,6 +1,5 @@
 //! I/O commands: checked, turned into storage requests, and finished (NVM 3.2).
 
-mod fused;
 mod job;
 mod pieces;
 mod prepare;
@@ -11,10 +10,7 @@ use std::{collections::VecDeque, sync::atomic::Ordering};
 use nvme_spec::{Sqe, Status, queue::DsmRange};
 use storage::{BlockQueue, IoError, Op, OpenError, Queue, Reaped, Request, Submitted};
 
-pub(crate) use self::{
-    fused::{Half, is_first, is_pair},
-    prepare::cost,
-};
+pub(crate) use self::prepare::cost;
 use self::{
     job::Job,
     pieces::{Chance, Pieces},
@@ -22,6 +18,7 @@ use self::{
     ranges::{forget_range, give_range, take_range},
 };
 use crate::{
+    admin::FormatPlan,
     command::Command,
     config::{MIN_PAGE_BYTES, Tear},
     ids::ShardId,
@@ -60,6 +57,8 @@ pub(crate) struct Finished {
     pub(crate) command: Command,
     pub(crate) sqe: Sqe,
     pub(crate) status: Status,
+    /// What was to be formatted, if the command is a Format NVM.
+    pub(crate) plan: Option<FormatPlan>,
 }
 
 /// A shard's queues to the backends and its commands in flight.
@@ -108,8 +107,6 @@ enum WaitsFor {
 struct Pending {
     command: Command,
     sqe: Sqe,
-    /// The other command of a fused operation.
-    second: Option<Half>,
     job: Job,
 }
 
@@ -170,10 +167,49 @@ impl IoEngine {
 
     /// Starts a command; the caller has made sure of [`room`](Self::room).
     pub(crate) fn start(&mut self, work: &Work<'_>, command: Command, sqe: &Sqe) -> Started {
-        let Some((tag, mut request, mut job)) = self.take_slot() else {
+        self.start_with(work, command, sqe, |request, job| {
+            prepare::prepare(work, sqe, request, job)
+        })
+    }
+
+    /// Starts to erase what a Format NVM names; the caller has made sure of [`room`](Self::room), and
+    /// that no command uses it.
+    pub(crate) fn erase(
+        &mut self,
+        work: &Work<'_>,
+        command: Command,
+        sqe: &Sqe,
+        plan: FormatPlan,
+    ) -> Started {
+        self.start_with(work, command, sqe, |request, job| {
+            (job.namespace, job.through) = (plan.first, plan.last);
+            job.plan = Some(plan);
+            match job.erase(work.shared, request) {
+                true => Ok(Prepared::Request),
+                false => Err(Status::INTERNAL_ERROR),
+            }
+        })
+    }
+
+    fn start_with(
+        &mut self,
+        work: &Work<'_>,
+        command: Command,
+        sqe: &Sqe,
+        prepare: impl FnOnce(&mut Request, &mut Job) -> Result<Prepared, Status>,
+    ) -> Started {
+        let Some(tag) = self.free.pop() else {
             return Started::Done(command, Status::INTERNAL_ERROR);
         };
-        let status = match prepare::prepare(work, sqe, &mut request, &mut job) {
+        let slot = self.slots.get_mut(usize::from(tag));
+        let taken = slot.and_then(|slot| {
+            let request = slot.request.take()?;
+            Some((request, Job::new(std::mem::take(&mut slot.ranges))))
+        });
+        let Some((mut request, mut job)) = taken else {
+            return Started::Done(command, Status::INTERNAL_ERROR);
+        };
+        let status = match prepare(&mut request, &mut job) {
             Ok(Prepared::Request) => None,
             Ok(Prepared::Nothing) => Some(Status::SUCCESS),
             Err(status) => Some(status),
@@ -194,7 +230,6 @@ impl IoEngine {
                     slot.pending = Some(Pending {
                         command,
                         sqe: *sqe,
-                        second: None,
                         job,
                     });
                 }
@@ -203,32 +238,25 @@ impl IoEngine {
         }
     }
 
-    /// A free slot's number, its request and a new job.
-    fn take_slot(&mut self) -> Option<(u16, Box<Request>, Job)> {
-        let tag = self.free.pop()?;
-        let slot = self.slots.get_mut(usize::from(tag))?;
-        let request = slot.request.take()?;
-        Some((tag, request, Job::new(std::mem::take(&mut slot.ranges))))
-    }
-
     /// Cuts a write into pieces if it is one to be torn.
     fn tear(&mut self, work: &Work<'_>, job: &mut Job, request: &mut Request) {
         let tear = work.shared.config.tear;
         let namespace = work.shared.namespaces.get(job.namespace);
-        let Some(namespace) = namespace.filter(|_| request.op == Op::Write) else {
+        let namespace = namespace.filter(|_| request.op == Op::Write);
+        let Some(format) = namespace.and_then(|namespace| namespace.format(job.format)) else {
             return;
         };
-        let (shift, settings) = (namespace.lba_shift(), &work.shared.settings);
+        let (shift, settings) = (format.lba_shift, &work.shared.settings);
         let (slba, nlb) = (request.offset >> shift, request.len >> shift);
         // What holds when the power fails holds when a reset, an Abort or an error comes between, so
         // there is no between: not even for a write that boundaries let others see half done.
-        request.whole = namespace.atomics.power_fail.holds(slba, nlb);
+        request.whole = format.atomics.power_fail.holds(slba, nlb);
         let unit = match tear {
             Tear::Never => return,
             Tear::Legal if request.whole => return,
             Tear::Legal => {
                 let disable_normal = settings.disable_normal.load(Ordering::Relaxed);
-                Some(namespace.atomics.between_commands(disable_normal))
+                Some(format.atomics.between_commands(disable_normal))
             }
             Tear::Always => None,
         };
@@ -257,10 +285,7 @@ impl IoEngine {
                 Submitted::Done(back, result) => (back, result),
                 Submitted::Pending => return Submission::Kept,
                 Submitted::Full(back) => {
-                    // A pair keeps it from its Compare to its Write.
-                    if job.fused.is_none() || job.is_comparing() {
-                        give_range(work.shared, job);
-                    }
+                    give_range(work.shared, job);
                     request = back;
                     waits_for = WaitsFor::Room;
                     break;
@@ -301,14 +326,6 @@ impl IoEngine {
         request: &mut Request,
         result: Result<(), IoError>,
     ) -> Option<Status> {
-        if result.is_ok() && job.is_comparing() {
-            settle(work, request, Ok(()));
-            let Err(status) = job.write(work, request) else {
-                return None;
-            };
-            give_range(work.shared, job);
-            return Some(status);
-        }
         give_range(work.shared, job);
         let result = match result {
             // A torn write counts when it is whole.
@@ -346,6 +363,23 @@ impl IoEngine {
             if let (Some(request), Some(mut pending)) = (slot.request.take(), slot.pending.take()) {
                 let submission = self.submit(work, &mut pending.job, request);
                 self.proceed(submission, tag, pending, finished);
+            }
+        }
+    }
+
+    /// Whether a command is in flight that uses one of the namespaces `first` to `last`, as indices.
+    pub(crate) fn uses(&self, first: usize, last: usize) -> bool {
+        let mut pending = self.slots.iter().filter_map(|slot| slot.pending.as_ref());
+        pending.any(|pending| (first..=last).contains(&pending.job.namespace))
+    }
+
+    /// Has the backends give up what is being erased, as far as they can: no other command is there.
+    pub(crate) fn cancel_erasing(&mut self) {
+        let pending = self.slots.iter().filter_map(|slot| slot.pending.as_ref());
+        for job in pending.map(|pending| &pending.job) {
+            let queue = self.queues.get_mut(job.namespace);
+            if let Some(queue) = queue.filter(|_| job.plan.is_some()) {
+                queue.cancel();
             }
         }
     }
@@ -396,27 +430,15 @@ impl IoEngine {
     ) {
         match submission {
             Submission::Back(request, status) => {
-                let Pending {
-                    command,
-                    sqe,
-                    second,
-                    job,
-                } = pending;
-                let (status, other) = match job.fused {
-                    Some(fused) => fused.statuses(status),
-                    None => (status, status),
-                };
+                let Pending { command, sqe, job } = pending;
+                let plan = job.plan;
                 self.retire(tag, request, job);
                 finished.push(Finished {
                     command,
                     sqe,
                     status,
+                    plan,
                 });
-                finished.extend(second.map(|(command, sqe)| Finished {
-                    command,
-                    sqe,
-                    status: other,
-                }));
             }
             Submission::Kept => {
                 if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
@@ -426,8 +448,7 @@ impl IoEngine {
         }
     }
 
-    /// Takes back the commands that no backend has taken and that `which` picks, oldest first;
-    /// of a fused operation both.
+    /// Takes back the commands that no backend has taken and that `which` picks, oldest first.
     pub(crate) fn take_deferred(
         &mut self,
         shared: &Shared,
@@ -440,11 +461,11 @@ impl IoEngine {
             let Some(slot) = slots.get_mut(usize::from(tag)) else {
                 return false;
             };
-            let picked = slot.pending.as_ref().is_some_and(|pending| {
-                let second = pending.second.as_ref();
-                which(&pending.command) || second.is_some_and(|(command, _)| which(command))
-            });
-            if !picked {
+            if !slot
+                .pending
+                .as_ref()
+                .is_some_and(|pending| which(&pending.command))
+            {
                 return true;
             }
             let Some(pending) = slot.pending.take() else {
@@ -453,10 +474,8 @@ impl IoEngine {
             let Pending {
                 command,
                 sqe,
-                second,
                 mut job,
             } = pending;
-            give_range(shared, &mut job);
             forget_range(shared, &mut job);
             if let Some(count) = counted(slot.waits_for, turns, rooms) {
                 *count = count.saturating_sub(1);
@@ -464,7 +483,6 @@ impl IoEngine {
             slot.ranges = job.into_ranges();
             free.push(tag);
             taken.push((command, sqe));
-            taken.extend(second);
             false
         });
         taken
@@ -474,11 +492,7 @@ impl IoEngine {
     pub(crate) fn take_pending(&mut self) -> impl Iterator<Item = Command> {
         self.slots
             .iter_mut()
-            .filter_map(|slot| slot.pending.take())
-            .flat_map(|pending| {
-                let second = pending.second.map(|(command, _)| command);
-                std::iter::once(pending.command).chain(second)
-            })
+            .filter_map(|slot| Some(slot.pending.take()?.command))
     }
 
     fn retire(&mut self, tag: u16, mut request: Box<Request>, job: Job) {

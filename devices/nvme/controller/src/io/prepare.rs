@@ -8,8 +8,9 @@ use storage::{Op, Request, STEP_BYTES};
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::IntoBytes;
 
-use super::{fused, job::Job};
+use super::job::Job;
 use crate::{
+    format::Format,
     namespace::Namespace,
     prp,
     shared::Shared,
@@ -20,8 +21,8 @@ use crate::{
 /// What a command costs beyond the first [`STEP_BYTES`] of its data, in such steps.
 #[inline]
 pub(crate) fn cost(shared: &Shared, sqe: &Sqe) -> u32 {
-    if RwCdw12::from(sqe.cdw12).nlb_z() == 0 {
-        // A block is less than a step, and what is no transfer costs nothing more.
+    if RwCdw12::from(sqe.cdw12).nlb_z() == 0 && !shared.has_large_blocks {
+        // A block is no more than a step, and what is no transfer costs nothing more.
         return 0;
     }
     let moves = matches!(
@@ -30,7 +31,9 @@ pub(crate) fn cost(shared: &Shared, sqe: &Sqe) -> u32 {
     );
     let nlb = u64::from(RwCdw12::from(sqe.cdw12).nlb_z()) + 1;
     let namespace = shared.namespace(sqe.nsid).filter(|_| moves);
-    let bytes = namespace.map_or(0, |namespace| namespace.bytes(nlb));
+    // An estimate: the format may be another when the command is checked.
+    let format = namespace.and_then(|namespace| namespace.current().ok());
+    let bytes = format.map_or(0, |format| format.bytes(nlb));
     u32::try_from(bytes.min(shared.config.mdts_bytes.into()) / STEP_BYTES).unwrap_or(u32::MAX)
 }
 
@@ -51,31 +54,31 @@ pub(super) fn prepare(
     job: &mut Job,
 ) -> Result<Prepared, Status> {
     let kind = table::io_kind(sqe.nvm_opcode()).ok_or(Status::INVALID_OPCODE.dnr())?;
-    if sqe.flags.fuse() != 0 {
-        return Err(fused::alone(sqe));
-    }
-    if sqe.flags.psdt() != 0 {
+    if sqe.flags.fuse() != 0 || sqe.flags.psdt() != 0 {
         return Err(Status::INVALID_FIELD.dnr());
     }
     if kind == IoKind::Flush && sqe.nsid == NSID_BROADCAST {
+        // Flushes one that is being formatted, too: that is of no format.
         request.reset(0, Op::Flush, 0, 0);
-        job.every_namespace = true;
+        job.through = work.shared.namespaces.len().saturating_sub(1);
         return Ok(Prepared::Request);
     }
     let (index, namespace) = namespace(work, sqe)?;
-    job.namespace = index;
+    // Looked at once: what is checked and what is done are of the same format.
+    let format = namespace.current()?;
+    (job.namespace, job.through, job.format) = (index, index, format.index);
     match kind {
         IoKind::Flush => request.reset(0, Op::Flush, 0, 0),
-        IoKind::Read => transfer(work, namespace, sqe, request, Op::Read)?,
+        IoKind::Read => transfer(work, format, sqe, request, Op::Read)?,
         IoKind::Write => {
             // No directive is supported, so no write may name one.
             if RwCdw12::from(sqe.cdw12).dtype() != 0 {
                 return Err(Status::INVALID_FIELD.dnr());
             }
-            transfer(work, namespace, sqe, request, Op::Write)?;
+            transfer(work, format, sqe, request, Op::Write)?;
         }
-        IoKind::Compare => transfer(work, namespace, sqe, request, Op::Compare)?,
-        IoKind::Verify => range(namespace, sqe, request, Op::Verify)?,
+        IoKind::Compare => transfer(work, format, sqe, request, Op::Compare)?,
+        IoKind::Verify => range(format, sqe, request, Op::Verify)?,
         IoKind::WriteZeroes => {
             let cdw12 = WriteZeroesCdw12::from(sqe.cdw12);
             // Deallocated blocks must read as zeroes then (NVM 3.2.8).
@@ -85,27 +88,27 @@ pub(super) fn prepare(
             } else {
                 Op::WriteZeroes
             };
-            range(namespace, sqe, request, op)?;
+            range(format, sqe, request, op)?;
             request.fua = cdw12.fua();
         }
-        IoKind::DatasetManagement => return dataset_management(work, namespace, sqe, request, job),
+        IoKind::DatasetManagement => return dataset_management(work, format, sqe, request, job),
     }
     Ok(Prepared::Request)
 }
 
 /// A command that moves the data of its blocks.
-pub(super) fn transfer(
+fn transfer(
     work: &Work<'_>,
-    namespace: &Namespace,
+    format: &Format,
     sqe: &Sqe,
     request: &mut Request,
     op: Op,
 ) -> Result<(), Status> {
     let nlb = u64::from(RwCdw12::from(sqe.cdw12).nlb_z()) + 1;
-    if namespace.bytes(nlb) > u64::from(work.shared.config.mdts_bytes) {
+    if format.bytes(nlb) > u64::from(work.shared.config.mdts_bytes) {
         return Err(Status::INVALID_FIELD.dnr());
     }
-    range(namespace, sqe, request, op)?;
+    range(format, sqe, request, op)?;
     let len = request.len;
     prp::walk(
         request,
@@ -117,9 +120,9 @@ pub(super) fn transfer(
 }
 
 /// A command's range of blocks; SLBA, NLB and FUA are where Read has them.
-fn range(namespace: &Namespace, sqe: &Sqe, request: &mut Request, op: Op) -> Result<(), Status> {
+fn range(format: &Format, sqe: &Sqe, request: &mut Request, op: Op) -> Result<(), Status> {
     let cdw12 = RwCdw12::from(sqe.cdw12);
-    let (offset, len) = namespace.range(sqe.slba(), u64::from(cdw12.nlb_z()) + 1)?;
+    let (offset, len) = format.range(sqe.slba(), u64::from(cdw12.nlb_z()) + 1)?;
     request.reset(0, op, offset, len);
     request.fua = cdw12.fua();
     Ok(())
@@ -129,7 +132,7 @@ fn range(namespace: &Namespace, sqe: &Sqe, request: &mut Request, op: Op) -> Res
 /// is touched; without AD they are hints, of which nothing is made here.
 fn dataset_management(
     work: &Work<'_>,
-    namespace: &Namespace,
+    format: &Format,
     sqe: &Sqe,
     request: &mut Request,
     job: &mut Job,
@@ -156,7 +159,7 @@ fn dataset_management(
         rest = later;
     }
     for range in &*ranges {
-        namespace.range(range.slba, range.nlb.into())?;
+        format.range(range.slba, range.nlb.into())?;
     }
     if DsmCdw11::from(sqe.cdw11).ad() {
         job.ranges().extend_from_slice(ranges);
@@ -168,7 +171,7 @@ fn dataset_management(
     })
 }
 
-pub(super) const fn buffer(sqe: &Sqe, len: u64) -> prp::Buffer {
+const fn buffer(sqe: &Sqe, len: u64) -> prp::Buffer {
     prp::Buffer {
         prp1: sqe.prp1,
         prp2: sqe.prp2,
@@ -177,7 +180,7 @@ pub(super) const fn buffer(sqe: &Sqe, len: u64) -> prp::Buffer {
 }
 
 /// The namespace that a command names, with its index (Base 3.2.1.2).
-pub(super) fn namespace<'a>(work: &Work<'a>, sqe: &Sqe) -> Result<(usize, &'a Namespace), Status> {
+fn namespace<'a>(work: &Work<'a>, sqe: &Sqe) -> Result<(usize, &'a Namespace), Status> {
     if sqe.nsid == NSID_BROADCAST {
         return Err(Status::INVALID_FIELD.dnr());
     }

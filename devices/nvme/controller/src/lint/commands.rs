@@ -280,8 +280,9 @@ fn transfer_bytes(shared: &Shared, sqid: u16, sqe: &Sqe) -> Option<u64> {
         _ => match table::io_kind(sqe.nvm_opcode())? {
             IoKind::Read | IoKind::Write | IoKind::Compare => {
                 let nlb = u64::from(RwCdw12::from(sqe.cdw12).nlb_z()) + 1;
-                let namespace = shared.namespace(sqe.nsid)?;
-                namespace.range(sqe.slba(), nlb).ok()?.1
+                // While it is being formatted, commands are refused and move nothing.
+                let format = shared.namespace(sqe.nsid)?.current().ok()?;
+                format.range(sqe.slba(), nlb).ok()?.1
             }
             IoKind::DatasetManagement => {
                 shared.namespace(sqe.nsid)?;

@@ -87,6 +87,7 @@ fn admin(sqe: &Sqe) -> Option<[u32; DWORDS]> {
         }
         AdminOpcode::ASYNC_EVENT_REQUEST | AdminOpcode::KEEP_ALIVE => mask(&[]),
         AdminOpcode::DOORBELL_BUFFER_CONFIG => mask(&[PRPS]),
+        AdminOpcode::FORMAT_NVM => mask(&[&[(10, 0xFFFF_C000)]]),
         _ => None,
     }
 }
@@ -183,8 +184,8 @@ mod tests {
     #[test]
     fn what_the_wire_types_name_is_not_reserved() {
         use nvme_spec::queue::{
-            CreateCqCdw11, CreateSqCdw11, DsmCdw11, GetLogCdw14, IdentifyCdw10, IdentifyCdw11,
-            RwCdw12, WriteZeroesCdw12,
+            CreateCqCdw11, CreateSqCdw11, DsmCdw11, FormatCdw10, GetLogCdw14, IdentifyCdw10,
+            IdentifyCdw11, RwCdw12, WriteZeroesCdw12,
         };
         let bits = |sqid, opcode, dword: usize| {
             let sqe = Sqe {
@@ -207,6 +208,9 @@ mod tests {
         let identify = IdentifyCdw11::new().with_cnssid(u16::MAX);
         let identify = u32::from(identify.with_csi_raw(u8::MAX));
         assert_eq!(!admin(AdminOpcode::IDENTIFY, 11), identify);
+        let format = FormatCdw10::new().with_index(u8::MAX).with_mset(true);
+        let format = format.with_pi(7).with_pil(true).with_ses(7);
+        assert_eq!(!admin(AdminOpcode::FORMAT_NVM, 10), u32::from(format));
         let log = GetLogCdw14::new().with_uuid_index(0x7F).with_ot(true);
         let log = u32::from(log.with_csi_raw(u8::MAX));
         assert_eq!(!admin(AdminOpcode::GET_LOG_PAGE, 14), log);

@@ -2,7 +2,7 @@
 
 use nvme_spec::Status;
 
-use super::Lane;
+use super::{Lane, format::Draining};
 use crate::{
     command::Command,
     ids::{AdminTicket, Epoch},
@@ -69,6 +69,18 @@ impl Lane {
                     }
                     self.turn_doorbells(work)?;
                 }
+                Message::Drain {
+                    epoch,
+                    first,
+                    last,
+                    ticket,
+                } if epoch == self.epoch => {
+                    self.draining.push(Draining {
+                        first,
+                        last,
+                        ticket,
+                    });
+                }
                 Message::Abort {
                     epoch,
                     sqid,
@@ -93,7 +105,7 @@ impl Lane {
     }
 
     /// Tells shard 0, of this epoch.
-    fn answer(&self, shared: &Shared, ticket: AdminTicket, answer: Answer) {
+    pub(super) fn answer(&self, shared: &Shared, ticket: AdminTicket, answer: Answer) {
         shared.mailboxes.post(
             0,
             Message::Answer {
@@ -112,9 +124,11 @@ impl Lane {
             self.epoch = round;
             self.halted = false;
             self.turning = None;
+            self.draining.clear();
             for (command, _) in self.io.take_deferred(shared, |_| true) {
                 self.rings.hand_back(command);
             }
+            self.io.cancel_erasing();
         }
     }
 
@@ -163,12 +177,7 @@ impl Lane {
         // others' slots.
         let mut result = Ok(Answer::Aborted);
         for (command, sqe) in aborted {
-            // The other command of a fused operation cannot go on alone.
-            let status = match is_it(&command) {
-                true => Status::ABORT_REQUESTED,
-                false => Status::ABORTED_FAILED_FUSED,
-            };
-            let posted = self.complete(work, command, &sqe, status, 0);
+            let posted = self.complete(work, command, &sqe, Status::ABORT_REQUESTED, 0);
             result = posted.and(result);
         }
         result
