@@ -195,26 +195,26 @@ impl Drop for Workers {
 
 fn run(mut shard: Shard, stop: &AtomicBool, wake: &OwnedFd, policy: WaitPolicy) {
     let start = Instant::now();
-    let now = || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let ns = |at: Instant| u64::try_from((at - start).as_nanos()).unwrap_or(u64::MAX);
     let mut idle_since: Option<Instant> = None;
     let mut spin = Spin::new(policy);
     while !stop.load(Ordering::Acquire) {
-        let progress = shard.poll(now(), BUDGET);
+        // Once a poll: a look at the clock takes as long as a good part of a poll in vain.
+        let now = Instant::now();
+        let progress = shard.poll(ns(now), BUDGET);
         if progress.commands > 0 || progress.completions > 0 || progress.more {
             idle_since = None;
             continue;
         }
-        let since = *idle_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < spin.limit {
+        let since = *idle_since.get_or_insert(now);
+        if now - since < spin.limit {
             std::hint::spin_loop();
             continue;
         }
         if shard.park() {
             let asleep = Instant::now();
-            wait(
-                wake,
-                progress.deadline_ns.map(|at| at.saturating_sub(now())),
-            );
+            let deadline = progress.deadline_ns;
+            wait(wake, deadline.map(|at| at.saturating_sub(ns(asleep))));
             shard.unpark();
             spin.slept(asleep.elapsed());
         }

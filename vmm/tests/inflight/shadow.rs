@@ -1,6 +1,6 @@
 //! Shadow doorbells: what a host may do to them, and when the controller lets go of them.
 
-use nvme_host::ShadowDoorbells;
+use nvme_host::{CqConfig, ShadowDoorbells, SqConfig};
 use nvme_spec::registers::{Shn, cq_head_doorbell, sq_tail_doorbell};
 use pci::PciFunction;
 use storage::GuestRam;
@@ -65,6 +65,37 @@ fn a_busy_shard_is_not_rung_for() {
     assert_eq!(after.doorbell_writes - before.doorbell_writes, 1);
     for token in tokens {
         driver.wait(token).expect("completed");
+    }
+}
+
+/// A head gives a sleeping shard work where a slot was missing, and nowhere else.
+#[test]
+fn a_sleeping_shard_is_rung_for_heads_of_full_completion_queues_alone() {
+    let device = Held::new(64);
+    device.release(64);
+    let mut machine = machine(&device, 1);
+    let (mut driver, _) = shadowed(&mut machine);
+    let head_rings = |driver: &mut Driver<'_, InProcess>, qid, taken| {
+        step(driver, 50);
+        // Whoever may sleep has set the event indexes.
+        assert!(driver.transport().all_idle(), "the shard may sleep");
+        let before = driver.stats().doorbell_writes;
+        assert_eq!(driver.process(qid).expect("completions"), taken);
+        driver.stats().doorbell_writes - before
+    };
+    // Three slots for five commands, twice: an old event index is passed once a round.
+    driver.create_cq(&CqConfig::new(3, 4)).expect("a queue");
+    driver.create_sq(&SqConfig::new(3, 3, 8)).expect("a queue");
+    for _ in 0..2 {
+        flushes(&mut driver, 3, 5);
+        assert_eq!(head_rings(&mut driver, 3, 3), 1, "two wait for slots");
+        head_rings(&mut driver, 3, 2);
+    }
+    // Slots for all: but for the first head, which passes the event index of a new queue.
+    for first in [true, false, false] {
+        flushes(&mut driver, 1, 1);
+        let rings = head_rings(&mut driver, 1, 1);
+        assert_eq!(rings, u64::from(first), "nothing waits for slots");
     }
 }
 
