@@ -28,7 +28,7 @@ const IO: [NvmOpcode; 7] = [
     NvmOpcode::DATASET_MANAGEMENT,
 ];
 
-const ADMIN: [AdminOpcode; 10] = [
+const ADMIN: [AdminOpcode; 11] = [
     AdminOpcode::IDENTIFY,
     AdminOpcode::GET_LOG_PAGE,
     AdminOpcode::GET_FEATURES,
@@ -39,6 +39,7 @@ const ADMIN: [AdminOpcode; 10] = [
     AdminOpcode::CREATE_IO_SQ,
     AdminOpcode::DELETE_IO_SQ,
     AdminOpcode::DELETE_IO_CQ,
+    AdminOpcode::FORMAT_NVM,
 ];
 
 /// A command for a queue.
@@ -205,6 +206,10 @@ pub(crate) fn admin(host: &mut Host, input: &mut Input<'_>, opcode: AdminOpcode)
         AdminOpcode::ABORT => {
             let cdw10 = AbortCdw10::new().with_sqid(input.pick(&[0, 1, 2, 3, 4]));
             sqe.cdw10 = cdw10.with_cid(host.recent_cid(input.u8())).into();
+        }
+        AdminOpcode::FORMAT_NVM => {
+            sqe.nsid = input.pick(&[1, 2, u32::MAX, 0]);
+            sqe.cdw10 = input.pick(&[0, 1, 2, 3]);
         }
         _ => {}
     }

@@ -97,6 +97,9 @@ fn near_queues(address: u64) -> bool {
     (QUEUES.saturating_sub(1 << 20)..QUEUES + QUEUES_BYTES).contains(&address)
 }
 
+/// Bytes of a logical block in each format.
+const LBA_BYTES: [u32; 3] = [512, 4096, 8192];
+
 impl Host {
     /// A host before a disabled controller.
     pub(crate) fn new(input: &mut Input<'_>) -> Self {
@@ -112,6 +115,10 @@ impl Host {
                 lba_bytes,
             )),
             _ => namespaces.push(namespace(Null::new(NAMESPACE_BYTES), lba_bytes)),
+        }
+        for namespace in &mut namespaces {
+            let others = LBA_BYTES.into_iter().filter(|&lba| lba != lba_bytes);
+            namespace.formats.extend(others);
         }
         let count = u32::try_from(namespaces.len()).unwrap_or_default();
         let config = ControllerConfig {
