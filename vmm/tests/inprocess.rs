@@ -120,6 +120,7 @@ fn every_format_passes_after_a_format() {
             atomics: AtomicUnits {
                 normal: Some(Extent::Bytes(32 << 10)),
                 power_fail: Some(Extent::Bytes(16 << 10)),
+                ..AtomicUnits::default()
             },
             shards,
             ..ControllerConfig::default()

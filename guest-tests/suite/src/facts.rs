@@ -82,6 +82,7 @@ pub(crate) fn of_found(found: &Found) -> Vec<(&'static str, String)> {
             granularity,
             unit,
             unit_power_fail,
+            compare_and_write,
             boundary,
             boundary_power_fail,
             boundary_offset,
@@ -91,7 +92,7 @@ pub(crate) fn of_found(found: &Found) -> Vec<(&'static str, String)> {
             "namespace",
             format!(
                 "{nsid} blocks:{blocks} lba:{block_bytes} metadata:{metadata_bytes} \
-                 npwg:{granularity} awun:{unit} awupf:{unit_power_fail} nabsn:{boundary} \
+                 npwg:{granularity} awun:{unit} awupf:{unit_power_fail} acwu:{compare_and_write} nabsn:{boundary} \
                  nabspf:{boundary_power_fail} nabo:{boundary_offset} mam:{}",
                 u8::from(*multiple)
             ),
@@ -138,6 +139,7 @@ fn parse_namespace(value: &str) -> Option<Namespace> {
             "npwg" => ns.writes.granularity = value.parse().ok()?,
             "awun" => ns.writes.unit = value.parse().ok()?,
             "awupf" => ns.writes.unit_power_fail = value.parse().ok()?,
+            "acwu" => ns.writes.compare_and_write = value.parse().ok()?,
             "nabsn" => ns.writes.boundary = value.parse().ok()?,
             "nabspf" => ns.writes.boundary_power_fail = value.parse().ok()?,
             "nabo" => ns.writes.boundary_offset = value.parse().ok()?,

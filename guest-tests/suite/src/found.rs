@@ -4,7 +4,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use nvme_host::{Config, Driver, Error, Transport};
-use nvme_spec::identify::{IdentifyController, IdentifyNamespace, NamespaceFeatures};
+use nvme_spec::identify::{
+    FUSES_COMPARE_AND_WRITE, IdentifyController, IdentifyNamespace, NamespaceFeatures,
+};
 use nvme_spec::registers::{Cap, Vs};
 
 use crate::Doorbells;
@@ -68,6 +70,9 @@ pub struct Writes {
     pub unit: u32,
     /// NAWUPF or AWUPF: what is atomic when the power fails, counted likewise.
     pub unit_power_fail: u32,
+    /// NACWU or ACWU: the most that a fused Compare and Write may have, counted likewise; 0 where
+    /// FUSES does not offer it.
+    pub compare_and_write: u32,
     /// NABSN: blocks between boundaries that no atomic write crosses; 0 for none.
     pub boundary: u32,
     /// NABSPF: the same for when the power fails.
@@ -105,6 +110,10 @@ impl Writes {
             },
             unit: unit(ns.nawun_z, controller.awun_z),
             unit_power_fail: unit(ns.nawupf_z, controller.awupf_z),
+            compare_and_write: match controller.fuses & FUSES_COMPARE_AND_WRITE {
+                0 => 0,
+                _ => unit(ns.nacwu_z, controller.acwu_z),
+            },
             boundary: boundary(ns.nabsn_z),
             boundary_power_fail: boundary(ns.nabspf_z),
             boundary_offset: ns.nabo.into(),

@@ -347,6 +347,7 @@ mod tests {
                         granularity: 4,
                         unit: 65_536,
                         unit_power_fail: 2,
+                        compare_and_write: 7,
                         boundary: 16,
                         boundary_power_fail: 8,
                         boundary_offset: 3,

@@ -220,6 +220,7 @@ impl Work {
             atomics: AtomicUnits {
                 normal: Some(Extent::Blocks(self.unit)),
                 power_fail: None,
+                compare_and_write: None,
             },
             ..ControllerConfig::default()
         };

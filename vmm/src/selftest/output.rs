@@ -305,6 +305,7 @@ fn namespace_json(ns: &Namespace) -> Value {
         "indirection_unit": size(writes.granularity),
         "atomic_unit": size(writes.unit),
         "atomic_unit_power_fail": size(writes.unit_power_fail),
+        "atomic_compare_and_write_unit": size(writes.compare_and_write),
         "boundary": size(writes.boundary),
         "boundary_power_fail": size(writes.boundary_power_fail),
         "boundary_offset": size_json(ns, writes.boundary_offset),
@@ -330,6 +331,7 @@ pub(super) fn promises(ns: &Namespace) -> String {
         granularity,
         unit: normal,
         unit_power_fail,
+        compare_and_write,
         boundary,
         boundary_power_fail,
         boundary_offset,
@@ -344,6 +346,9 @@ pub(super) fn promises(ns: &Namespace) -> String {
         unit(normal),
         unit(unit_power_fail)
     );
+    if compare_and_write != 0 {
+        text += &format!(", compare and write {}", unit(compare_and_write));
+    }
     if boundary != 0 || boundary_power_fail != 0 {
         let every = |blocks: u32| match blocks {
             0 => "none".to_string(),

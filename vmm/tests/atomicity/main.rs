@@ -51,6 +51,7 @@ fn what_is_configured_is_reported() {
     let own = NamespaceAtomics {
         normal: Some(Extent::Bytes(16 << 10)),
         power_fail: Some(Extent::Bytes(8 << 10)),
+        compare_and_write: Some(Extent::Bytes(32 << 10)),
         boundary: Some(Extent::Bytes(64 << 10)),
         boundary_power_fail: Some(Extent::Bytes(32 << 10)),
         boundary_offset: Some(Extent::Blocks(3)),
@@ -62,6 +63,7 @@ fn what_is_configured_is_reported() {
     config.atomics = AtomicUnits {
         normal: Some(Extent::Blocks(2)),
         power_fail: None,
+        compare_and_write: None,
     };
     let mut machine = InProcess::new(config, 1).expect("valid");
     let mut driver = enabled(&mut machine);
@@ -70,6 +72,10 @@ fn what_is_configured_is_reported() {
     let first = driver.identify_namespace(1).expect("identified");
     assert_eq!(first.nsfeat & 0b100_0010, 0b100_0010, "NSABP and MAM");
     assert_eq!((first.nawun_z, first.nawupf_z), (3, 1));
+    assert_eq!(
+        (controller.fuses, controller.acwu_z, first.nacwu_z),
+        (1, 1, 7)
+    );
     assert_eq!((first.nabsn_z, first.nabspf_z, first.nabo), (15, 7, 3));
     let second = driver.identify_namespace(2).expect("identified");
     assert_eq!(second.nsfeat & 0b100_0010, 0);

@@ -5,6 +5,7 @@
 mod admin;
 mod fairness;
 mod format;
+mod fused;
 #[path = "../support/held.rs"]
 mod held;
 mod interrupts;

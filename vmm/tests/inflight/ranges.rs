@@ -23,6 +23,7 @@ fn a_long_read_sees_all_of_a_long_write_or_nothing() {
             atomics: AtomicUnits {
                 normal: Some(Extent::Blocks(65_536)),
                 power_fail: None,
+                compare_and_write: None,
             },
             ..ControllerConfig::default()
         };

@@ -29,6 +29,9 @@ pub struct AtomicUnits {
     pub normal: Option<Extent>,
     /// AWUPF, Atomic Write Unit Power Fail. By default as much as every namespace has.
     pub power_fail: Option<Extent>,
+    /// ACWU, Atomic Compare & Write Unit: the most that a fused Compare and Write takes. By default
+    /// as AWUN.
+    pub compare_and_write: Option<Extent>,
 }
 
 /// What a namespace promises beyond its controller.
@@ -38,6 +41,8 @@ pub struct NamespaceAtomics {
     pub normal: Option<Extent>,
     /// NAWUPF, Namespace Atomic Write Unit Power Fail.
     pub power_fail: Option<Extent>,
+    /// NACWU, Namespace Atomic Compare & Write Unit. By default as NAWUN.
+    pub compare_and_write: Option<Extent>,
     /// NABSN, Namespace Atomic Boundary Size Normal: 2 to 65,536 blocks.
     pub boundary: Option<Extent>,
     /// NABSPF, Namespace Atomic Boundary Size Power Fail: 2 to 65,536 blocks.
@@ -78,6 +83,8 @@ pub(crate) struct Unit {
 pub(crate) struct Atomics {
     pub(crate) normal: Unit,
     pub(crate) power_fail: Unit,
+    /// Blocks that a fused Compare and Write may have, 1 to 65,536.
+    pub(crate) compare_and_write: u32,
     /// It says so itself (NSFEAT bit 1).
     pub(crate) own: bool,
 }
@@ -87,6 +94,7 @@ pub(crate) struct Atomics {
 pub(crate) struct ControllerAtomics {
     pub(crate) normal: u32,
     pub(crate) power_fail: u32,
+    pub(crate) compare_and_write: u32,
 }
 
 impl Extent {
@@ -124,9 +132,18 @@ impl ControllerAtomics {
             });
             each.min().unwrap_or(1)
         };
+        let compare_and_write = config.namespaces.iter().flat_map(|namespace| {
+            let all = &config.atomics;
+            let own = &namespace.atomics;
+            let given = all.compare_and_write.or(own.compare_and_write);
+            let size = given.or(all.normal).or(own.normal);
+            let size = size.unwrap_or(Extent::Blocks(1));
+            namespace.formats.iter().map(move |&lba| size.unit(lba))
+        });
         Self {
             normal: smallest(config.atomics.normal, |own| own.normal),
             power_fail: smallest(config.atomics.power_fail, |own| own.power_fail),
+            compare_and_write: compare_and_write.min().unwrap_or(1),
         }
     }
 }
@@ -161,6 +178,15 @@ impl Atomics {
         };
         let normal = size(own.normal, config.atomics.normal, all.normal);
         let power_fail = size(own.power_fail, config.atomics.power_fail, all.power_fail);
+        let compare_and_write = size(
+            own.compare_and_write,
+            config
+                .atomics
+                .compare_and_write
+                .or(own.normal)
+                .or(config.atomics.normal),
+            all.compare_and_write,
+        );
         let given = NamespaceAtomics {
             multiple: false,
             ..*own
@@ -168,10 +194,12 @@ impl Atomics {
         Self {
             normal: unit(normal, own.boundary),
             power_fail: unit(power_fail, own.boundary_power_fail),
+            compare_and_write,
             // Linux takes what is atomic when the power fails from the namespace alone.
             own: given != NamespaceAtomics::default()
                 || power_fail > 1
-                || (normal, power_fail) != (all.normal, all.power_fail),
+                || (normal, power_fail, compare_and_write)
+                    != (all.normal, all.power_fail, all.compare_and_write),
         }
     }
 
@@ -265,8 +293,10 @@ fn validate_sizes(
     for (key, size) in [
         ("awun", config.atomics.normal),
         ("awupf", config.atomics.power_fail),
+        ("acwu", config.atomics.compare_and_write),
         ("nawun", own.normal),
         ("nawupf", own.power_fail),
+        ("nacwu", own.compare_and_write),
         ("nabsn", own.boundary),
         ("nabspf", own.boundary_power_fail),
         ("nabo", own.boundary_offset),
@@ -332,6 +362,12 @@ fn validate_namespace(
         power_fail.blocks,
         all.power_fail,
         "a namespace promises no less than its controller: NAWUPF is at least AWUPF",
+    )?;
+    at_least(
+        "nacwu",
+        promised.compare_and_write,
+        all.compare_and_write,
+        "a namespace promises no less than its controller: NACWU is at least ACWU",
     )?;
     if power_fail.blocks > normal.blocks {
         let blocks = Blocks(power_fail.blocks);

@@ -55,6 +55,7 @@ fn bytes_are_the_fewest_blocks_for_all_and_each_namespaces_own() {
     let units = AtomicUnits {
         normal: bytes(64 << 10),
         power_fail: bytes(16 << 10),
+        ..AtomicUnits::default()
     };
     let config = config(
         units,
@@ -74,6 +75,7 @@ fn blocks_are_what_they_are_in_every_format() {
     let units = AtomicUnits {
         normal: blocks(8),
         power_fail: blocks(4),
+        ..AtomicUnits::default()
     };
     let config = config(units, vec![namespace(512, plain), namespace(4096, plain)]);
     let each = vec![(8, 4, true), (8, 4, true)];
@@ -103,6 +105,7 @@ fn sixty_five_thousand_blocks_make_every_command_atomic() {
     let units = AtomicUnits {
         normal: bytes(1 << 40),
         power_fail: blocks(70_000),
+        ..AtomicUnits::default()
     };
     let config = config(units, vec![namespace(512, plain)]);
     assert_eq!(promised(&config).0, (65_536, 65_536));
@@ -162,7 +165,11 @@ fn another_format_has_other_block_counts() {
 #[test]
 fn each_rule_refuses_with_key_and_value() {
     type Break = fn(&mut AtomicUnits, &mut NamespaceAtomics);
-    let cases: [(&str, &str, &str, Break); 14] = [
+    let cases: [(&str, &str, &str, Break); 15] = [
+        ("nacwu", "2b", "at least ACWU", |all, own| {
+            all.compare_and_write = blocks(4);
+            own.compare_and_write = blocks(2);
+        }),
         ("awupf", "8b", "at most AWUN", |all, _| {
             all.power_fail = blocks(8);
         }),
@@ -255,4 +262,33 @@ fn what_linux_will_not_use_is_said() {
         ..plain
     };
     assert_eq!(notes(own, Some(16384)), "");
+}
+
+#[test]
+fn compare_and_write_takes_what_a_write_does_unless_said_otherwise() {
+    let promised = |all: AtomicUnits, own: NamespaceAtomics| {
+        let config = config(all, vec![namespace(512, own)]);
+        assert_eq!(config.validate(), Ok(()));
+        let own = Atomics::new(&config, &config.namespaces[0], 512);
+        let all = ControllerAtomics::new(&config);
+        (all.compare_and_write, own.compare_and_write, own.own)
+    };
+    let (none, plain) = (AtomicUnits::default(), NamespaceAtomics::default());
+    assert_eq!(promised(none, plain), (1, 1, false));
+    let units = AtomicUnits {
+        normal: blocks(8),
+        ..none
+    };
+    assert_eq!(promised(units, plain), (8, 8, false));
+    let fewer = AtomicUnits {
+        compare_and_write: blocks(2),
+        ..units
+    };
+    assert_eq!(promised(fewer, plain), (2, 2, false));
+    let more = NamespaceAtomics {
+        compare_and_write: blocks(4),
+        ..plain
+    };
+    assert_eq!(promised(fewer, more), (2, 4, true));
+    assert_eq!(promised(units, more), (4, 4, true));
 }

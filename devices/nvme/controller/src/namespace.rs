@@ -160,6 +160,7 @@ fn identify_atomics(atomics: &Atomics, data: &mut IdentifyNamespace) {
     let Atomics {
         normal,
         power_fail,
+        compare_and_write,
         own,
     } = atomics;
     if !own {
@@ -173,6 +174,7 @@ fn identify_atomics(atomics: &Atomics, data: &mut IdentifyNamespace) {
     data.nsfeat |= features.bits();
     data.nawun_z = field(normal.blocks);
     data.nawupf_z = field(power_fail.blocks);
+    data.nacwu_z = field(*compare_and_write);
     data.nabsn_z = field(normal.boundary);
     data.nabspf_z = field(power_fail.boundary);
     let offset = normal.offset.max(power_fail.offset);

@@ -80,6 +80,11 @@ impl CompletionQueue {
         self.entries - 1 - self.filled() - self.reserved
     }
 
+    /// Completions that it can ever hold at once.
+    pub(crate) const fn capacity(&self) -> u32 {
+        self.entries - 1
+    }
+
     const fn filled(&self) -> u32 {
         distance(self.head, self.tail, self.entries)
     }
@@ -172,6 +177,8 @@ pub(crate) struct SubmissionQueue {
     pub(crate) bell: Bell,
     /// It is in its shard's list of queues that may have commands.
     pub(crate) active: bool,
+    /// Completion slots that the next entry needs: two for a fused operation that waits for them.
+    pub(crate) slots: u32,
     /// Commands fetched and not completed.
     pub(crate) in_flight: u32,
     /// The Delete I/O Submission Queue command that waits for the last of them.
@@ -191,6 +198,7 @@ impl SubmissionQueue {
             tail: 0,
             bell: Bell::trapped(qid, Side::SqTail),
             active: false,
+            slots: 1,
             in_flight: 0,
             deleting: None,
         }
@@ -241,9 +249,25 @@ impl SubmissionQueue {
         Ok(batch)
     }
 
+    /// Copies the waiting entry that is `behind` entries after the head, around the ring's end too.
+    pub(crate) fn copy_behind(
+        &self,
+        behind: u32,
+        into: &mut Sqe,
+        memory: &GuestRam,
+    ) -> Result<(), QueueFault> {
+        let slot = (self.head + behind) % self.entries;
+        let address = self.base + u64::from(slot) * SQE_BYTES as u64;
+        let qid = self.qid;
+        memory
+            .read_slice(into.as_mut_bytes(), GuestAddress(address))
+            .map_err(|_| QueueFault { qid, address })
+    }
+
     /// Moves the head past `count` of the entries that were copied.
     pub(crate) const fn take(&mut self, count: u32) {
         self.head = (self.head + count) % self.entries;
+        self.slots = 1;
         self.in_flight += count;
     }
 }

@@ -232,7 +232,8 @@ impl Rings {
     }
 
     /// Asks the host to ring with the next tail that it stores in memory, and with the next head of
-    /// a completion queue that is full: where a slot is free, no head gives the shard work.
+    /// a completion queue that is full: where a slot is free, no head gives the shard work, unless
+    /// a fused operation waits for two.
     pub(crate) fn arm_doorbells(
         &mut self,
         shared: &Shared,
@@ -245,9 +246,10 @@ impl Rings {
             lint_event_index(shared, &sq.bell, memory);
             sq.bell.arm(memory)?;
         }
+        let pairs = self.sqs.iter().flatten().any(|sq| sq.slots > 1);
         for cq in self.cqs.iter_mut().flatten() {
             lint_event_index(shared, &cq.bell, memory);
-            if cq.free() == 0 {
+            if cq.free() == 0 || (pairs && cq.free() == 1) {
                 cq.bell.arm(memory)?;
             }
         }
@@ -277,10 +279,46 @@ impl Rings {
             .min(cq.free())
             .min(capacity)
             .min(if is_admin { u32::MAX } else { room });
-        if most == 0 || sq.waiting() == 0 || sq.deleting.is_some() {
+        if most == 0 || cq.free() < sq.slots || sq.waiting() == 0 || sq.deleting.is_some() {
             return Ok(None);
         }
         Ok(Some((sq.copy(most, batch, work.memory)?, is_admin)))
+    }
+
+    /// After [`copy`](Self::copy) gave `copied` entries of which the last is the first of a fused
+    /// operation: copies the next entry behind them, so that both can be taken. How many there
+    /// are then: one more; as many as before if none was submitted behind it (both are to come
+    /// with one doorbell, Base 3.4.2), or if the completion queue can never hold two; one fewer
+    /// if the two have to wait for completion slots or for a batch of their own.
+    pub(crate) fn copy_second(
+        &mut self,
+        work: &Work<'_>,
+        index: usize,
+        copied: usize,
+        batch: &mut [Sqe],
+    ) -> Result<usize, QueueFault> {
+        let Some(Some(sq)) = self.sqs.get_mut(index) else {
+            return Ok(copied);
+        };
+        let Some(Some(cq)) = self.cqs.get(sq.cq_slot) else {
+            return Ok(copied);
+        };
+        let behind = u32::try_from(copied).unwrap_or(u32::MAX);
+        if sq.waiting() <= behind || cq.capacity() < 2 {
+            return Ok(copied);
+        }
+        let before = copied.saturating_sub(1);
+        if cq.free() <= behind {
+            if before == 0 {
+                sq.slots = 2;
+            }
+            return Ok(before);
+        }
+        let Some(place) = batch.get_mut(copied) else {
+            return Ok(before);
+        };
+        sq.copy_behind(behind, place, work.memory)?;
+        Ok(copied + 1)
     }
 
     /// A queue's identifier and the slot that it is fetched from next.
@@ -393,7 +431,7 @@ impl Rings {
             sq.waiting() > 0
                 && (room || sq.qid == 0)
                 && sq.deleting.is_none()
-                && matches!(self.cqs.get(sq.cq_slot), Some(Some(cq)) if cq.free() > 0)
+                && matches!(self.cqs.get(sq.cq_slot), Some(Some(cq)) if cq.free() >= sq.slots)
         })
     }
 

@@ -83,7 +83,8 @@ impl Shard {
             admin: (id == 0).then(|| Box::new(Admin::new(&shared.config))),
             interrupts: Interrupts::new(shared.config.vectors),
             batch: Box::new([Sqe::default(); BATCH]),
-            finished: Vec::with_capacity(IN_FLIGHT),
+            // Each may be a fused operation of two commands.
+            finished: Vec::with_capacity(2 * IN_FLIGHT),
             unposted: Vec::new(),
         };
         Ok(Self {
@@ -296,9 +297,15 @@ impl Lane {
         let Some((sqes, is_admin)) = copied else {
             return Ok(());
         };
+        let mut copied = sqes.len();
+        if !is_admin && sqes.last().is_some_and(io::is_first) {
+            let batch = self.batch.as_mut_slice();
+            copied = self.rings.copy_second(work, index, copied, batch)?;
+        }
+        let sqes = self.batch.get(..copied).unwrap_or_default();
         let mut cost = 0u32;
         let mut count = 0usize;
-        for sqe in sqes {
+        while let Some(sqe) = sqes.get(count) {
             if count > 0 && cost >= left {
                 break;
             }
@@ -309,6 +316,15 @@ impl Lane {
             };
             cost = cost.saturating_add(1).saturating_add(more);
             count += 1;
+            // Both of a fused operation, or neither.
+            let pair = |second: &Sqe| io::is_pair(sqe, second);
+            if !is_admin && io::is_first(sqe) && sqes.get(count).is_some_and(pair) {
+                cost = cost.saturating_add(1).saturating_add(more);
+                count += 1;
+            }
+        }
+        if count == 0 {
+            return Ok(());
         }
         work.spent = work.spent.saturating_add(cost);
         // The rest stays in the queue: SQHD tells the host only of what was taken.
@@ -316,10 +332,21 @@ impl Lane {
             lint.fetched(sqid, first, self.batch.get(..count).unwrap_or_default());
         }
         self.rings.take(index, count);
-        for at in 0..count {
+        let mut at = 0;
+        while at < count {
             let Some(sqe) = self.batch.get(at).copied() else {
                 break;
             };
+            at += 1;
+            if !is_admin
+                && io::is_first(&sqe)
+                && let Some(second) = self.batch.get(at).filter(|_| at < count).copied()
+                && io::is_pair(&sqe, &second)
+            {
+                at += 1;
+                self.fused(work, index, sqe, second)?;
+                continue;
+            }
             let Some(command) = self.rings.command(index, sqe.cid) else {
                 debug_assert!(false, "a command was taken without a completion slot");
                 break;
@@ -336,6 +363,34 @@ impl Lane {
             }
         }
         Ok(())
+    }
+
+    /// Executes both commands of a fused operation, whose completion slots are there.
+    fn fused(
+        &mut self,
+        work: &mut Work<'_>,
+        index: usize,
+        first: Sqe,
+        second: Sqe,
+    ) -> Result<(), QueueFault> {
+        let commands = (
+            self.rings.command(index, first.cid),
+            self.rings.command(index, second.cid),
+        );
+        let (Some(one), Some(other)) = commands else {
+            debug_assert!(false, "a command was taken without a completion slot");
+            return Ok(());
+        };
+        work.progress.commands += 2;
+        work.stats.io_commands.add(2);
+        let mut result = Ok(());
+        let done = self.io.start_fused(work, (one, first), (other, second));
+        for ((command, sqe), status) in done.into_iter().flatten() {
+            // A fault must not lose the other's slot.
+            let posted = self.complete(work, command, &sqe, status, 0);
+            result = result.and(posted);
+        }
+        result
     }
 
     fn admin_command(

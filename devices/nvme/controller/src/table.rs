@@ -7,9 +7,9 @@
 use nvme_spec::{
     AdminOpcode, Cns, FeatureId, LogId, NvmOpcode,
     identify::{
-        LPA_COMMANDS_EFFECTS, LPA_EXTENDED, LPA_MISCELLANEOUS, OACS_DOORBELL_BUFFER_CONFIG,
-        OACS_FORMAT_NVM, ONCS_COMPARE, ONCS_DATASET_MANAGEMENT, ONCS_FEATURES_SAVE_SELECT,
-        ONCS_TIMESTAMP, ONCS_VERIFY, ONCS_WRITE_ZEROES,
+        FUSES_COMPARE_AND_WRITE, LPA_COMMANDS_EFFECTS, LPA_EXTENDED, LPA_MISCELLANEOUS,
+        OACS_DOORBELL_BUFFER_CONFIG, OACS_FORMAT_NVM, ONCS_COMPARE, ONCS_DATASET_MANAGEMENT,
+        ONCS_FEATURES_SAVE_SELECT, ONCS_TIMESTAMP, ONCS_VERIFY, ONCS_WRITE_ZEROES,
     },
     registers::Vs,
 };
@@ -158,6 +158,10 @@ pub(crate) const IO: &[Row<NvmOpcode, IoKind>] = &[
     ),
     optional(NvmOpcode::VERIFY, IoKind::Verify, ONCS_VERIFY),
 ];
+
+/// Fused operations: the first command, the second, and the bit of FUSES (Base 5.1.13.2.1).
+pub(crate) const FUSED: &[(IoKind, IoKind, u16)] =
+    &[(IoKind::Compare, IoKind::Write, FUSES_COMPARE_AND_WRITE)];
 
 /// A log page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -418,6 +422,11 @@ pub(crate) fn oncs() -> u16 {
     commands
         .chain(features)
         .fold(ONCS_FIELDS, |bits, bit| bits | bit)
+}
+
+/// FUSES: the fused operations that are there (Base 5.1.13.2.1).
+pub(crate) fn fuses() -> u16 {
+    FUSED.iter().fold(0, |bits, (.., bit)| bits | bit)
 }
 
 /// LPA: the optional log pages that are there; Get Log Page takes offsets and long lengths

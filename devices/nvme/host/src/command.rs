@@ -4,9 +4,9 @@
 
 use nvme_spec::feature::Select;
 use nvme_spec::queue::{
-    AbortCdw10, CreateCqCdw11, CreateSqCdw11, DsmCdw10, DsmCdw11, FormatCdw10, GetFeaturesCdw10,
-    GetLogCdw10, GetLogCdw11, GetLogCdw14, IdentifyCdw10, IdentifyCdw11, QueueCdw10, RwCdw12,
-    SetFeaturesCdw10, WriteZeroesCdw12,
+    AbortCdw10, CreateCqCdw11, CreateSqCdw11, DsmCdw10, DsmCdw11, FUSE_FIRST, FUSE_SECOND,
+    FormatCdw10, GetFeaturesCdw10, GetLogCdw10, GetLogCdw11, GetLogCdw14, IdentifyCdw10,
+    IdentifyCdw11, QueueCdw10, RwCdw12, SetFeaturesCdw10, WriteZeroesCdw12,
 };
 use nvme_spec::{AdminOpcode, Cns, Csi, FeatureId, LogId, NvmOpcode, Sqe};
 
@@ -194,6 +194,23 @@ pub fn write(nsid: u32, slba: u64, nlb_z: u16) -> Sqe {
 #[must_use]
 pub fn compare(nsid: u32, slba: u64, nlb_z: u16) -> Sqe {
     transfer(NvmOpcode::COMPARE, nsid, slba, nlb_z)
+}
+
+/// Compare and Write of `nlb_z` + 1 blocks, fused: two commands for neighbouring entries and one
+/// doorbell (NVM 2.1.3).
+#[must_use]
+pub fn compare_and_write(nsid: u32, slba: u64, nlb_z: u16) -> [Sqe; 2] {
+    [
+        with_fuse(compare(nsid, slba, nlb_z), FUSE_FIRST),
+        with_fuse(write(nsid, slba, nlb_z), FUSE_SECOND),
+    ]
+}
+
+/// A command with another FUSE (Base 4.1.1).
+#[must_use]
+pub fn with_fuse(mut sqe: Sqe, fuse: u8) -> Sqe {
+    sqe.flags = sqe.flags.with_fuse(fuse);
+    sqe
 }
 
 /// Verify of blocks `slba` to `slba + nlb_z` inclusive, without data (NVM 3.2.5).

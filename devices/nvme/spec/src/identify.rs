@@ -157,6 +157,9 @@ assert_size!(IdentifyController, crate::IDENTIFY_BYTES);
 /// CNTRLTYPE: an I/O controller.
 pub const CNTRLTYPE_IO: u8 = 1;
 
+/// FUSES: Compare and Write is a fused operation (Base 5.1.13.2.1).
+pub const FUSES_COMPARE_AND_WRITE: u16 = 1 << 0;
+
 /// SQES and CQES (Base 5.1.13.2.1).
 #[bitfield(u8)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -44,6 +44,11 @@ pub struct Sqe {
 }
 assert_size!(Sqe, crate::SQE_BYTES);
 
+/// FUSE of the first command of a fused operation (Base 4.1).
+pub const FUSE_FIRST: u8 = 0b01;
+/// FUSE of the second command of a fused operation (Base 4.1).
+pub const FUSE_SECOND: u8 = 0b10;
+
 /// Byte 1 of a command: FUSE and PSDT (Base 4.1).
 #[bitfield(u8)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

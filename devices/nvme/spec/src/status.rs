@@ -72,6 +72,8 @@ statuses! {
     COMMAND_SEQUENCE_ERROR = (SCT_GENERIC, 0x0C);
     /// PRP Offset Invalid.
     INVALID_PRP_OFFSET = (SCT_GENERIC, 0x13);
+    /// Atomic Write Unit Exceeded.
+    ATOMIC_WRITE_UNIT_EXCEEDED = (SCT_GENERIC, 0x14);
     /// Keep Alive Timer Expired.
     KEEP_ALIVE_EXPIRED = (SCT_GENERIC, 0x19);
     /// Keep Alive Timeout Invalid.

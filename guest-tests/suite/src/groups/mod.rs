@@ -15,6 +15,7 @@ mod flow;
 mod format;
 mod format_race;
 mod format_refused;
+mod fused;
 mod granularity;
 mod hostile;
 mod hostile_memory;
@@ -63,6 +64,7 @@ pub static GROUPS: &[&[Test]] = &[
     prp_errors::TESTS,
     io::TESTS,
     compare::TESTS,
+    fused::TESTS,
     verify::TESTS,
     write_zeroes::TESTS,
     dsm::TESTS,

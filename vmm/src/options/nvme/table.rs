@@ -53,7 +53,7 @@ fn text_into(field: &mut String, text: &str) -> Result<(), String> {
 }
 
 /// Keys that a namespace may have for itself, as `nsN.key`.
-pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 13] = [
+pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 14] = [
     Key {
         name: "size",
         form: Form::Size("a whole number of logical blocks"),
@@ -127,6 +127,14 @@ pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 13] = [
         get: |ns| extent(ns.atomics.power_fail),
     },
     Key {
+        name: "nacwu",
+        form: Form::Extent("acwu to 65536 blocks"),
+        help: "NACWU: the most that a fused Compare and Write may have",
+        unset: "acwu, else nawun",
+        set: |ns, text| parse_extent(text).map(|size| ns.atomics.compare_and_write = Some(size)),
+        get: |ns| extent(ns.atomics.compare_and_write),
+    },
+    Key {
         name: "nabsn",
         form: Form::Extent("nawun to 65536 blocks, 2 or more"),
         help: "NABSN: a write over such a boundary is not atomic between commands",
@@ -161,7 +169,7 @@ pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 13] = [
 ];
 
 /// Keys of the controller.
-pub(super) const CONTROLLER_KEYS: [Key<NvmeOptions>; 17] = [
+pub(super) const CONTROLLER_KEYS: [Key<NvmeOptions>; 18] = [
     Key {
         name: "namespaces",
         form: Form::Number(1, MAX_NAMESPACES as u64),
@@ -241,6 +249,14 @@ pub(super) const CONTROLLER_KEYS: [Key<NvmeOptions>; 17] = [
         unset: "the smallest nawupf, or 1b",
         set: |o, text| parse_extent(text).map(|size| o.atomics.power_fail = Some(size)),
         get: |o| extent(o.atomics.power_fail),
+    },
+    Key {
+        name: "acwu",
+        form: Form::Extent("1 to 65536 blocks"),
+        help: "ACWU: the most that a fused Compare and Write may have, on all namespaces",
+        unset: "awun",
+        set: |o, text| parse_extent(text).map(|size| o.atomics.compare_and_write = Some(size)),
+        get: |o| extent(o.atomics.compare_and_write),
     },
     Key {
         name: "tear",

@@ -98,6 +98,8 @@ fn each_wrong_value_is_refused_with_key_value_and_reason() {
         ("lba=4K,awun=6K", "awun", "multiple of 4096"),
         ("awun=8b,nawun=4b", "nawun", "use 8b or more"),
         ("nawun=8b,nabsn=4b", "nabsn", "use 8b or more"),
+        ("acwu=8b,nacwu=4b", "nacwu", "use 8b or more"),
+        ("awun=4b,ns1.nacwu=2b,acwu=1000", "acwu", "multiple of 512"),
         ("nabo=1b", "nabo", "nabsn or nabspf"),
         ("mam=1", "mam", "nabsn or nabspf"),
         ("mam=2", "mam", "0 or 1"),

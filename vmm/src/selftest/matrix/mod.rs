@@ -41,7 +41,7 @@ const AXES: [Axis; 4] = [
     },
     Axis {
         keys: &[
-            "awun", "awupf", "nawun", "nawupf", "nabsn", "nabspf", "nabo", "mam",
+            "awun", "awupf", "acwu", "nawun", "nawupf", "nacwu", "nabsn", "nabspf", "nabo", "mam",
         ],
         values: &[
             "",
@@ -49,7 +49,7 @@ const AXES: [Axis; 4] = [
             "nawun=1b,nawupf=1b",
             "awun=16K,awupf=16K",
             "awun=64K,awupf=64K",
-            "awun=256K,awupf=64K",
+            "awun=256K,awupf=64K,acwu=16K",
             "nawun=64K,nawupf=16K,nabsn=128K,nabspf=128K",
             "nawun=64K,nawupf=64K,nabsn=256K,nabspf=256K,nabo=64K,mam=1",
             // Every command is atomic.

@@ -195,9 +195,11 @@ fn controller(shared: &Shared) -> IdentifyController {
         .with_maximum(CQE_LOG2);
     data.nn = u32::try_from(shared.namespaces.len()).unwrap_or(u32::MAX);
     data.oncs = table::oncs();
+    data.fuses = table::fuses();
     let atomics = ControllerAtomics::new(config);
     data.awun_z = field(atomics.normal);
     data.awupf_z = field(atomics.power_fail);
+    data.acwu_z = field(atomics.compare_and_write);
     data.vwc = VolatileWriteCacheAttributes::new()
         .with_present(config.cache == CacheMode::Volatile)
         .with_flush_behavior(FLUSH_BROADCAST_SUPPORTED);

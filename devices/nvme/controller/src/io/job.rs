@@ -3,7 +3,7 @@
 use nvme_spec::queue::DsmRange;
 use storage::{Op, Request};
 
-use super::pieces::Pieces;
+use super::{fused::Fused, pieces::Pieces};
 use crate::{
     admin::FormatPlan,
     namespace::Namespace,
@@ -21,6 +21,8 @@ pub(super) struct Job {
     pub(super) ticket: Option<Ticket>,
     /// The pieces of a write that is torn.
     pub(super) pieces: Option<Pieces>,
+    /// What it is of a fused operation.
+    pub(super) fused: Option<Fused>,
     /// The namespace, as an index, whose backend has or will have the request.
     pub(super) namespace: usize,
     /// The format that the namespace had when the command was checked: it has it until the command
@@ -44,6 +46,7 @@ impl Job {
             held: None,
             ticket: None,
             pieces: None,
+            fused: None,
             namespace: 0,
             format: 0,
             through: 0,

@@ -1,5 +1,6 @@
 //! I/O commands: checked, turned into storage requests, and finished (NVM 3.2).
 
+mod fused;
 mod job;
 mod pieces;
 mod prepare;
@@ -10,7 +11,10 @@ use std::{collections::VecDeque, sync::atomic::Ordering};
 use nvme_spec::{Sqe, Status, queue::DsmRange};
 use storage::{BlockQueue, IoError, Op, OpenError, Queue, Reaped, Request, Submitted};
 
-pub(crate) use self::prepare::cost;
+pub(crate) use self::{
+    fused::{Half, is_first, is_pair},
+    prepare::cost,
+};
 use self::{
     job::Job,
     pieces::{Chance, Pieces},
@@ -107,6 +111,8 @@ enum WaitsFor {
 struct Pending {
     command: Command,
     sqe: Sqe,
+    /// The other command of a fused operation.
+    second: Option<Half>,
     job: Job,
 }
 
@@ -198,15 +204,7 @@ impl IoEngine {
         sqe: &Sqe,
         prepare: impl FnOnce(&mut Request, &mut Job) -> Result<Prepared, Status>,
     ) -> Started {
-        let Some(tag) = self.free.pop() else {
-            return Started::Done(command, Status::INTERNAL_ERROR);
-        };
-        let slot = self.slots.get_mut(usize::from(tag));
-        let taken = slot.and_then(|slot| {
-            let request = slot.request.take()?;
-            Some((request, Job::new(std::mem::take(&mut slot.ranges))))
-        });
-        let Some((mut request, mut job)) = taken else {
+        let Some((tag, mut request, mut job)) = self.take_slot() else {
             return Started::Done(command, Status::INTERNAL_ERROR);
         };
         let status = match prepare(&mut request, &mut job) {
@@ -230,12 +228,21 @@ impl IoEngine {
                     slot.pending = Some(Pending {
                         command,
                         sqe: *sqe,
+                        second: None,
                         job,
                     });
                 }
                 Started::Pending
             }
         }
+    }
+
+    /// A free slot's number, its request and a new job.
+    fn take_slot(&mut self) -> Option<(u16, Box<Request>, Job)> {
+        let tag = self.free.pop()?;
+        let slot = self.slots.get_mut(usize::from(tag))?;
+        let request = slot.request.take()?;
+        Some((tag, request, Job::new(std::mem::take(&mut slot.ranges))))
     }
 
     /// Cuts a write into pieces if it is one to be torn.
@@ -285,7 +292,10 @@ impl IoEngine {
                 Submitted::Done(back, result) => (back, result),
                 Submitted::Pending => return Submission::Kept,
                 Submitted::Full(back) => {
-                    give_range(work.shared, job);
+                    // A pair keeps it from its Compare to its Write.
+                    if job.fused.is_none() || job.is_comparing() {
+                        give_range(work.shared, job);
+                    }
                     request = back;
                     waits_for = WaitsFor::Room;
                     break;
@@ -326,6 +336,14 @@ impl IoEngine {
         request: &mut Request,
         result: Result<(), IoError>,
     ) -> Option<Status> {
+        if result.is_ok() && job.is_comparing() {
+            settle(work, request, Ok(()));
+            let Err(status) = job.write(work, request) else {
+                return None;
+            };
+            give_range(work.shared, job);
+            return Some(status);
+        }
         give_range(work.shared, job);
         let result = match result {
             // A torn write counts when it is whole.
@@ -430,7 +448,16 @@ impl IoEngine {
     ) {
         match submission {
             Submission::Back(request, status) => {
-                let Pending { command, sqe, job } = pending;
+                let Pending {
+                    command,
+                    sqe,
+                    second,
+                    job,
+                } = pending;
+                let (status, other) = match job.fused {
+                    Some(fused) => fused.statuses(status),
+                    None => (status, status),
+                };
                 let plan = job.plan;
                 self.retire(tag, request, job);
                 finished.push(Finished {
@@ -439,6 +466,12 @@ impl IoEngine {
                     status,
                     plan,
                 });
+                finished.extend(second.map(|(command, sqe)| Finished {
+                    command,
+                    sqe,
+                    status: other,
+                    plan: None,
+                }));
             }
             Submission::Kept => {
                 if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
@@ -448,7 +481,8 @@ impl IoEngine {
         }
     }
 
-    /// Takes back the commands that no backend has taken and that `which` picks, oldest first.
+    /// Takes back the commands that no backend has taken and that `which` picks, oldest first;
+    /// of a fused operation both.
     pub(crate) fn take_deferred(
         &mut self,
         shared: &Shared,
@@ -461,11 +495,11 @@ impl IoEngine {
             let Some(slot) = slots.get_mut(usize::from(tag)) else {
                 return false;
             };
-            if !slot
-                .pending
-                .as_ref()
-                .is_some_and(|pending| which(&pending.command))
-            {
+            let picked = slot.pending.as_ref().is_some_and(|pending| {
+                let second = pending.second.as_ref();
+                which(&pending.command) || second.is_some_and(|(command, _)| which(command))
+            });
+            if !picked {
                 return true;
             }
             let Some(pending) = slot.pending.take() else {
@@ -474,8 +508,10 @@ impl IoEngine {
             let Pending {
                 command,
                 sqe,
+                second,
                 mut job,
             } = pending;
+            give_range(shared, &mut job);
             forget_range(shared, &mut job);
             if let Some(count) = counted(slot.waits_for, turns, rooms) {
                 *count = count.saturating_sub(1);
@@ -483,6 +519,7 @@ impl IoEngine {
             slot.ranges = job.into_ranges();
             free.push(tag);
             taken.push((command, sqe));
+            taken.extend(second);
             false
         });
         taken
@@ -492,7 +529,11 @@ impl IoEngine {
     pub(crate) fn take_pending(&mut self) -> impl Iterator<Item = Command> {
         self.slots
             .iter_mut()
-            .filter_map(|slot| Some(slot.pending.take()?.command))
+            .filter_map(|slot| slot.pending.take())
+            .flat_map(|pending| {
+                let second = pending.second.map(|(command, _)| command);
+                std::iter::once(pending.command).chain(second)
+            })
     }
 
     fn retire(&mut self, tag: u16, mut request: Box<Request>, job: Job) {

@@ -8,7 +8,7 @@ use storage::{Op, Request, STEP_BYTES};
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::IntoBytes;
 
-use super::job::Job;
+use super::{fused, job::Job};
 use crate::{
     format::Format,
     namespace::Namespace,
@@ -54,7 +54,10 @@ pub(super) fn prepare(
     job: &mut Job,
 ) -> Result<Prepared, Status> {
     let kind = table::io_kind(sqe.nvm_opcode()).ok_or(Status::INVALID_OPCODE.dnr())?;
-    if sqe.flags.fuse() != 0 || sqe.flags.psdt() != 0 {
+    if sqe.flags.fuse() != 0 {
+        return Err(fused::alone(sqe));
+    }
+    if sqe.flags.psdt() != 0 {
         return Err(Status::INVALID_FIELD.dnr());
     }
     if kind == IoKind::Flush && sqe.nsid == NSID_BROADCAST {
@@ -97,7 +100,7 @@ pub(super) fn prepare(
 }
 
 /// A command that moves the data of its blocks.
-fn transfer(
+pub(super) fn transfer(
     work: &Work<'_>,
     format: &Format,
     sqe: &Sqe,
@@ -171,7 +174,7 @@ fn dataset_management(
     })
 }
 
-const fn buffer(sqe: &Sqe, len: u64) -> prp::Buffer {
+pub(super) const fn buffer(sqe: &Sqe, len: u64) -> prp::Buffer {
     prp::Buffer {
         prp1: sqe.prp1,
         prp2: sqe.prp2,
@@ -180,7 +183,7 @@ const fn buffer(sqe: &Sqe, len: u64) -> prp::Buffer {
 }
 
 /// The namespace that a command names, with its index (Base 3.2.1.2).
-fn namespace<'a>(work: &Work<'a>, sqe: &Sqe) -> Result<(usize, &'a Namespace), Status> {
+pub(super) fn namespace<'a>(work: &Work<'a>, sqe: &Sqe) -> Result<(usize, &'a Namespace), Status> {
     if sqe.nsid == NSID_BROADCAST {
         return Err(Status::INVALID_FIELD.dnr());
     }

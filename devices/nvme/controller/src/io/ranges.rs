@@ -9,16 +9,23 @@ use crate::{
     shared::Shared,
 };
 
-/// Takes what `request` moves now in its namespace's table; a flush has no range.
+/// Takes what `request` moves now in its namespace's table; a flush has no range. A fused operation
+/// takes it once, to write, for both of its commands.
 pub(super) fn take_range(
     shared: &Shared,
     shard: ShardId,
     job: &mut Job,
     request: &Request,
 ) -> bool {
-    let (Some(ranges), Some(access)) = (table(shared, job), access(request.op)) else {
+    let (Some(ranges), Some(mut access)) = (table(shared, job), access(request.op)) else {
         return true;
     };
+    if job.fused.is_some() {
+        if job.held.is_some() {
+            return true;
+        }
+        access = Access::Write;
+    }
     let what = Use {
         offset: request.offset + request.progress,
         len: request.end.saturating_sub(request.progress),

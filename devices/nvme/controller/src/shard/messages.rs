@@ -177,7 +177,12 @@ impl Lane {
         // others' slots.
         let mut result = Ok(Answer::Aborted);
         for (command, sqe) in aborted {
-            let posted = self.complete(work, command, &sqe, Status::ABORT_REQUESTED, 0);
+            // The other command of a fused operation cannot go on alone.
+            let status = match is_it(&command) {
+                true => Status::ABORT_REQUESTED,
+                false => Status::ABORTED_FAILED_FUSED,
+            };
+            let posted = self.complete(work, command, &sqe, status, 0);
             result = posted.and(result);
         }
         result
