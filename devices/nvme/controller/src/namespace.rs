@@ -36,6 +36,8 @@ pub(crate) struct Namespace {
     /// The index of the current one, and [`FORMATTING`]: together, so that a command learns both
     /// from one load. Written by shard 0 alone.
     state: AtomicU8,
+    /// Write Zeroes can deallocate: the same for all namespaces (NVM 4.1.5.1, DLFEAT).
+    pub(crate) zeroes_deallocate: bool,
     eui64: [u8; 8],
     nguid: [u8; 16],
 }
@@ -62,6 +64,10 @@ impl Namespace {
                 .then(|| RangeTable::new(config.shards)),
             state: AtomicU8::new(current.map_or(0, |format| format.index)),
             formats,
+            zeroes_deallocate: config
+                .namespaces
+                .iter()
+                .all(|namespace| namespace.device.capabilities().discard_zeroes),
             eui64: low.to_be_bytes(),
             nguid,
         }
@@ -137,7 +143,10 @@ impl Namespace {
             data.nvmcap = [format.bytes(format.blocks), 0];
         }
         if self.device.capabilities().discard_zeroes {
-            data.dlfeat = DLFEAT_READS_ZEROES | DLFEAT_WRITE_ZEROES_DEALLOCATES;
+            data.dlfeat = DLFEAT_READS_ZEROES;
+        }
+        if self.zeroes_deallocate {
+            data.dlfeat |= DLFEAT_WRITE_ZEROES_DEALLOCATES;
         }
         data.eui64 = self.eui64;
         data.nguid = self.nguid;
@@ -235,6 +244,25 @@ mod tests {
         assert_eq!((data.flbas.index(), data.nlbaf_z, data.nsze), (2, 2, 256));
         let sizes = data.lbaf.map(|format| format.lbads());
         assert_eq!(sizes[..4], [9, 16, 12, 0]);
+    }
+
+    #[test]
+    fn write_zeroes_deallocates_in_all_namespaces_or_in_none() {
+        let null = NamespaceConfig::new(Arc::new(Null::new(1 << 20)), 4096);
+        let ram = storage::ram::Ram::new(1 << 20).expect("little");
+        let ram = NamespaceConfig::new(Arc::new(ram), 4096);
+        let dlfeat = |namespaces: Vec<NamespaceConfig>| {
+            let config = ControllerConfig {
+                namespaces,
+                ..ControllerConfig::default()
+            };
+            let each = (1..).zip(&config.namespaces);
+            let each = each.map(|(nsid, own)| Namespace::new(nsid, &config, own).identify().dlfeat);
+            each.collect::<Vec<_>>()
+        };
+        let both = DLFEAT_READS_ZEROES | DLFEAT_WRITE_ZEROES_DEALLOCATES;
+        assert_eq!(dlfeat(vec![ram.clone(), ram.clone()]), [both; 2]);
+        assert_eq!(dlfeat(vec![null, ram]), [0, DLFEAT_READS_ZEROES]);
     }
 
     #[test]

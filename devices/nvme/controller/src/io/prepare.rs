@@ -85,8 +85,7 @@ pub(super) fn prepare(
         IoKind::WriteZeroes => {
             let cdw12 = WriteZeroesCdw12::from(sqe.cdw12);
             // Deallocated blocks must read as zeroes then (NVM 3.2.8).
-            let discards = namespace.device.capabilities().discard_zeroes;
-            let op = if cdw12.deac() && discards {
+            let op = if cdw12.deac() && namespace.zeroes_deallocate {
                 Op::Discard
             } else {
                 Op::WriteZeroes
