@@ -125,6 +125,7 @@ impl Walk<'_, '_> {
     }
 
     /// An entry that must name the start of a page.
+    #[inline]
     fn page(&mut self, entry: u64, bytes: u64) -> Result<(), Status> {
         if self.offset(entry) != 0 {
             return Err(Status::INVALID_PRP_OFFSET.dnr());
@@ -132,6 +133,7 @@ impl Walk<'_, '_> {
         self.push(entry, bytes)
     }
 
+    #[inline]
     fn push(&mut self, addr: u64, bytes: u64) -> Result<(), Status> {
         if !self.mapped.has(addr, bytes) {
             return Err(Status::DATA_TRANSFER_ERROR.dnr());
@@ -161,6 +163,7 @@ impl<'m> Mapped<'m> {
         self.first <= addr && addr <= self.last && bytes.wrapping_sub(1) <= self.last - addr
     }
 
+    #[inline(never)]
     fn search(&mut self, addr: u64, bytes: u64) -> bool {
         let at = GuestAddress(addr);
         if let Some(region) = self.memory.find_region(at) {

@@ -92,8 +92,14 @@ struct Waiter {
 impl Waiters {
     /// The shards, in order.
     pub(crate) fn shards(self) -> impl Iterator<Item = ShardId> {
-        // At most 64 shards.
-        (0..64).filter(move |shard| self.0 & 1 << shard != 0)
+        // At most 64 shards; nearly always none.
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let shard = ShardId::try_from(left.trailing_zeros()).ok();
+            let found = shard.filter(|_| left != 0);
+            left &= left.wrapping_sub(1);
+            found
+        })
     }
 }
 
@@ -275,11 +281,10 @@ impl RangeTable {
 
     /// The words of a range, each once.
     fn words_of(&self, what: Use) -> impl Iterator<Item = &AtomicU32> {
-        let words = self.words.len() as u64;
         let (first, count) = what.stripes();
-        (0..count.min(words)).filter_map(move |step| {
-            self.words
-                .get(usize::try_from(first.wrapping_add(step) % words).ok()?)
+        (0..count.min(WORDS as u64)).filter_map(move |step| {
+            let word = first.wrapping_add(step) % WORDS as u64;
+            self.words.get(usize::try_from(word).ok()?)
         })
     }
 }

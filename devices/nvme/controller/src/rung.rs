@@ -72,8 +72,7 @@ impl<W: Word> Words<W> {
     }
 
     fn iter(&self) -> impl Iterator<Item = &W> {
-        let words = self.lines.iter().flat_map(|Line(words)| words);
-        words.take(self.count)
+        (0..self.count).filter_map(|at| self.get(at))
     }
 }
 
@@ -113,6 +112,7 @@ impl<W: Word> Rung<W> {
 
     /// Calls `look` for each doorbell that was rung since the last call, in order. By the shard's
     /// thread.
+    #[inline]
     pub(crate) fn take(&self, mut look: impl FnMut(usize)) {
         for (at, summary) in self.summary.iter().enumerate() {
             if summary.load(Ordering::Relaxed) == 0 {

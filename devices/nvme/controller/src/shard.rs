@@ -432,6 +432,9 @@ impl Lane {
             // Before the tries: what is given back after them nudges again.
             mailbox.clear_nudge();
         }
+        if !self.io.has_deferred() {
+            return Ok(());
+        }
         let mut finished = std::mem::take(&mut self.finished);
         self.io.retry(work, &mut finished);
         self.complete_all(work, finished)
@@ -439,7 +442,7 @@ impl Lane {
 
     /// Continues what is with the backends.
     fn reap(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
-        if !self.moving(work.shared) {
+        if self.io.is_idle() || !self.moving(work.shared) {
             return Ok(());
         }
         if !work.dma {

@@ -185,14 +185,14 @@ impl IoEngine {
             return done(first, second, internal);
         };
         if let Err(statuses) = prepare(work, &first.1, &second.1, &mut request, &mut job) {
-            self.retire(tag, request, job);
+            self.retire(tag, request, job.into_ranges());
             return done(first, second, statuses);
         }
         request.tag = u64::from(tag);
         match self.submit(work, &mut job, request) {
             Submission::Back(request, status) => {
                 let statuses = job.fused.map_or(internal, |fused| fused.statuses(status));
-                self.retire(tag, request, job);
+                self.retire(tag, request, job.into_ranges());
                 done(first, second, statuses)
             }
             Submission::Kept => {

@@ -153,6 +153,11 @@ impl IoEngine {
         u32::try_from(self.free.len()).unwrap_or(u32::MAX)
     }
 
+    /// Whether a command waits to be tried again.
+    pub(crate) fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
     /// Whether no command is in flight.
     pub(crate) fn is_idle(&self) -> bool {
         self.free.len() == self.slots.len()
@@ -213,14 +218,14 @@ impl IoEngine {
             Err(status) => Some(status),
         };
         if let Some(status) = status {
-            self.retire(tag, request, job);
+            self.retire(tag, request, job.into_ranges());
             return Started::Done(command, status);
         }
         request.tag = u64::from(tag);
         self.tear(work, &mut job, &mut request);
         match self.submit(work, &mut job, request) {
             Submission::Back(request, status) => {
-                self.retire(tag, request, job);
+                self.retire(tag, request, job.into_ranges());
                 Started::Done(command, status)
             }
             Submission::Kept => {
@@ -369,9 +374,6 @@ impl IoEngine {
 
     /// Tries deferred commands, oldest first; those that are finished are appended to `finished`.
     pub(crate) fn retry(&mut self, work: &Work<'_>, finished: &mut Vec<Finished>) {
-        if self.deferred.is_empty() {
-            return;
-        }
         std::mem::swap(&mut self.deferred, &mut self.retrying);
         (self.turns, self.rooms) = (0, 0);
         while let Some(tag) = self.retrying.pop_front() {
@@ -411,9 +413,6 @@ impl IoEngine {
 
     /// Continues pending commands; those that are finished are appended to `finished`.
     pub(crate) fn reap(&mut self, work: &Work<'_>, finished: &mut Vec<Finished>) {
-        if self.is_idle() {
-            return;
-        }
         let mut reaped = std::mem::take(&mut self.reaped);
         for queue in &mut self.queues {
             queue.kick();
@@ -459,7 +458,7 @@ impl IoEngine {
                     None => (status, status),
                 };
                 let plan = job.plan;
-                self.retire(tag, request, job);
+                self.retire(tag, request, job.into_ranges());
                 finished.push(Finished {
                     command,
                     sqe,
@@ -536,14 +535,14 @@ impl IoEngine {
             })
     }
 
-    fn retire(&mut self, tag: u16, mut request: Box<Request>, job: Job) {
+    fn retire(&mut self, tag: u16, mut request: Box<Request>, ranges: Vec<DsmRange>) {
         if request.segments.capacity() > self.segments {
             request.segments.clear();
             request.segments.shrink_to(self.segments);
         }
         if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
             slot.request = Some(request);
-            slot.ranges = job.into_ranges();
+            slot.ranges = ranges;
             self.free.push(tag);
         }
     }

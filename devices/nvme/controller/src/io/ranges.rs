@@ -17,7 +17,7 @@ pub(super) fn take_range(
     job: &mut Job,
     request: &Request,
 ) -> bool {
-    let (Some(ranges), Some(mut access)) = (table(shared, job), access(request.op)) else {
+    let (Some(mut access), Some(ranges)) = (access(request.op), table(shared, job)) else {
         return true;
     };
     if job.fused.is_some() {
@@ -48,7 +48,9 @@ pub(super) fn take_range(
 
 /// Gives back what a command holds, and tells the shards that wait for it.
 pub(super) fn give_range(shared: &Shared, job: &mut Job) {
-    if let (Some(ranges), Some(what)) = (table(shared, job), job.held.take()) {
+    if let Some(what) = job.held.take()
+        && let Some(ranges) = table(shared, job)
+    {
         tell(shared, ranges.give(what));
     }
 }
