@@ -13,9 +13,10 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
 
 use super::{
     Table,
-    rig::ENTRIES,
     sample::{Case, Sample, measure},
-    work::{BUFFERS, Behind, COPY, COPY_LARGE, Copied, DEVICE_BYTES, WORK, Work, places},
+    work::{
+        BUFFERS, Behind, COPY, COPY_LARGE, COPY_WIDE, Copied, DEVICE_BYTES, WORK, Work, places,
+    },
 };
 
 /// What to measure and for how long.
@@ -59,11 +60,12 @@ fn fill(device: &dyn BlockDevice) -> anyhow::Result<()> {
 }
 
 /// The floor under a read over RAM: the same bytes copied, and nothing else.
-fn bare_copy(ram: &Arc<Ram>, bytes: u64) -> anyhow::Result<Box<dyn FnMut(u64) -> Sample>> {
-    let (ram, count_bytes) = (ram.clone(), usize::try_from(bytes)?);
+fn bare_copy(ram: &Arc<Ram>, copied: &Copied) -> anyhow::Result<Box<dyn FnMut(u64) -> Sample>> {
+    let (ram, bytes) = (ram.clone(), copied.bytes);
+    let count_bytes = usize::try_from(bytes)?;
     let size = usize::try_from(BUFFERS * bytes)?;
     let memory = GuestRam::from_ranges(&[(GuestAddress(0), size)])?;
-    let places: Vec<(usize, u64)> = (0..ENTRIES)
+    let places: Vec<(usize, u64)> = (0..copied.entries)
         .map(|slot| places(slot, bytes))
         .map(|(offset, buffer)| Ok((usize::try_from(offset)?, buffer * bytes)))
         .collect::<anyhow::Result<_>>()?;
@@ -92,7 +94,7 @@ fn bare_copy(ram: &Arc<Ram>, bytes: u64) -> anyhow::Result<Box<dyn FnMut(u64) ->
 /// # Errors
 /// When there is no such case, no memory for it, or a command failed that should not.
 pub fn run(plan: &Plan) -> anyhow::Result<Table> {
-    let copies = [COPY, COPY_LARGE];
+    let copies = [COPY, COPY_WIDE, COPY_LARGE];
     let ids = || copies.iter().map(|c| c.id).chain(WORK.iter().map(|w| w.id));
     if let Some(unknown) = plan.cases.iter().find(|id| ids().all(|known| known != *id)) {
         let known: Vec<_> = ids().collect();
@@ -121,7 +123,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Table> {
             name: copy.name,
             base: copy.id,
             bytes: copy.bytes,
-            work: bare_copy(&ram, copy.bytes)?,
+            work: bare_copy(&ram, copy)?,
         });
     }
     for (work, (rig, lanes)) in chosen.iter().zip(&mut rigs) {
@@ -160,7 +162,7 @@ mod tests {
     #[test]
     fn every_case_is_measured_and_no_command_fails() {
         let table = run(&plan(&[])).expect("measured");
-        assert_eq!(table.cases.len(), 2 + WORK.len());
+        assert_eq!(table.cases.len(), 3 + WORK.len());
         for case in &table.cases {
             assert!(case.median_ns > 0.0 && case.ratio > 0.0, "{case:?}");
         }

@@ -25,8 +25,6 @@ const MEMORY_BYTES: u64 = 96 << 20;
 /// Where DMA memory starts.
 const DMA_BASE: u64 = 1 << 20;
 const DMA_ALIGN: u64 = 64 * 1024;
-/// Entries of each queue.
-pub(super) const ENTRIES: u32 = 1024;
 /// What a poll may do, as worker threads have it, in commands.
 const BUDGET: u32 = 64;
 
@@ -43,7 +41,9 @@ pub(super) struct Shape {
     pub(super) shards: u16,
     /// Queue pairs over all shards; the first of each shard is used, and the others are idle.
     pub(super) pairs: u16,
-    /// Commands that are submitted at once.
+    /// Entries of each queue, a command in each.
+    pub(super) entries: u32,
+    /// Commands that are submitted at once; the entries are a multiple.
     pub(super) depth: u32,
     /// Tails and heads are told in memory.
     pub(super) shadow: bool,
@@ -61,6 +61,7 @@ pub(super) struct Rig {
 /// A queue pair whose submission queue is full of commands, ready to be rung.
 pub(super) struct Lane {
     sq: u64,
+    entries: u32,
     depth: u32,
     /// Where both rings are.
     at: u32,
@@ -98,7 +99,7 @@ impl Rig {
         driver.enable(&Config::default())?;
         let mut lanes = Vec::new();
         for qid in 1..=shape.pairs {
-            driver.create_pair(qid, ENTRIES)?;
+            driver.create_pair(qid, shape.entries)?;
             let shadow = driver.shadow_doorbells();
             let told = |register| Told {
                 register,
@@ -107,6 +108,7 @@ impl Rig {
             if qid <= shape.shards {
                 lanes.push(Lane {
                     sq: driver.sq_memory(qid).map_or(0, |memory| memory.address),
+                    entries: shape.entries,
                     depth: shape.depth,
                     at: 0,
                     tail: told(sq_tail_doorbell(qid, 0)),
@@ -125,7 +127,7 @@ impl Rig {
 
     /// Puts a command into every slot of a submission queue.
     pub(super) fn fill(&mut self, lane: &Lane, command: impl Fn(u32, &mut Self) -> Sqe) {
-        for slot in 0..ENTRIES {
+        for slot in 0..lane.entries {
             let mut sqe = command(slot, self);
             sqe.cid = u16::try_from(slot).unwrap_or_default();
             self.mem_write(lane.sq + u64::from(slot) * 64, sqe.as_bytes());
@@ -188,7 +190,7 @@ impl Lane {
         let batches = count.div_ceil(self.depth.into());
         let mut now_ns = 1;
         for _ in 0..batches {
-            let moved = (self.at, (self.at + self.depth) % ENTRIES);
+            let moved = (self.at, (self.at + self.depth) % self.entries);
             self.tail.tell(controller, memory, moved);
             let mut done = 0;
             while done < self.depth {

@@ -11,6 +11,10 @@ use super::rig::{Lane, Rig, Shape};
 
 /// Bytes of the namespace: more than caches hold.
 pub(super) const DEVICE_BYTES: u64 = 256 << 20;
+/// Entries of a queue, and so places of the device that commands are for: of 4 KiB each, 4 MiB.
+const ENTRIES: u32 = 1024;
+/// The same for 64 MiB, which caches do not hold.
+const ENTRIES_WIDE: u32 = 16 * 1024;
 /// Buffers of a lane that transfers use in turn.
 pub(super) const BUFFERS: u64 = 64;
 /// Bytes of a logical block, unless a case says so.
@@ -23,12 +27,21 @@ pub(super) const COPY: Copied = Copied {
     id: "copy-4k",
     name: "bare copy of 4 KiB",
     bytes: 4096,
+    entries: ENTRIES,
+};
+/// The same from places that caches do not hold.
+pub(super) const COPY_WIDE: Copied = Copied {
+    id: "copy-4k-wide",
+    name: "the same, from 16,384 places",
+    entries: ENTRIES_WIDE,
+    ..COPY
 };
 /// The same for large transfers.
 pub(super) const COPY_LARGE: Copied = Copied {
     id: "copy-128k",
     name: "bare copy of 128 KiB",
     bytes: 128 << 10,
+    ..COPY
 };
 
 /// A copy between a RAM disk and guest memory, and nothing else.
@@ -36,6 +49,8 @@ pub(super) struct Copied {
     pub(super) id: &'static str,
     pub(super) name: &'static str,
     pub(super) bytes: u64,
+    /// The places it is from, in turn.
+    pub(super) entries: u32,
 }
 
 /// A command to measure.
@@ -72,6 +87,7 @@ const NULL: Work = Work {
     shape: Shape {
         shards: 1,
         pairs: 1,
+        entries: ENTRIES,
         depth: 32,
         shadow: false,
     },
@@ -93,7 +109,7 @@ const WRITE: Work = Work {
     ..RAM
 };
 
-pub(super) const WORK: [Work; 18] = [
+pub(super) const WORK: [Work; 19] = [
     Work {
         id: "flush",
         name: "Flush over null: fetch, decode, complete",
@@ -125,6 +141,7 @@ pub(super) const WORK: [Work; 18] = [
         ..NULL
     },
     RAM,
+    RAM.wide("ram-4k-wide", "the same, from 16,384 places", COPY_WIDE.id),
     RAM.at_depth("ram-4k-depth1", "the same at depth 1", 1, COPY.id),
     RAM.on_two("ram-4k-shards2", "the same, 2 shards", RAM.id),
     Work {
@@ -179,6 +196,16 @@ impl Work {
     ) -> Self {
         self.shape.pairs = 64;
         self.at_depth(id, name, depth, base)
+    }
+
+    const fn wide(mut self, id: &'static str, name: &'static str, base: &'static str) -> Self {
+        self.shape.entries = ENTRIES_WIDE;
+        Self {
+            id,
+            name,
+            base,
+            ..self
+        }
     }
 
     const fn shadowed(mut self) -> Self {
