@@ -6,6 +6,9 @@ use serde_json::json;
 
 /// How long a sample of a case takes: long enough for the clock, short enough for turns.
 const SAMPLE: Duration = Duration::from_millis(2);
+/// Operations before each sample that do not count: once around a ring of 1,024, whose memory
+/// another case may have driven out of the caches.
+const WARM_UP: u64 = 1024;
 
 /// Something to measure.
 pub(super) struct Case<'a> {
@@ -91,7 +94,10 @@ pub(super) fn measure(mut cases: Vec<Case<'_>>, time: Duration, operations: Opti
         let mut sample = |at: usize| {
             let count = counts.get(at).copied().unwrap_or_default();
             let case = cases.get_mut(at);
-            case.map_or(Sample::default(), |case| (case.work)(count))
+            case.map_or(Sample::default(), |case| {
+                (case.work)(count.min(WARM_UP));
+                (case.work)(count)
+            })
         };
         let mut order: Vec<usize> = (0..counts.len()).collect();
         let mut chance = 1;

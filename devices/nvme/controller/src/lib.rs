@@ -5,14 +5,14 @@
 //! [`Shard`] decides when it runs.
 //!
 //! How a command flows. A front end (a vCPU's exit, a vfio-user message, a test) calls
-//! [`Controller::bar_write`]; a doorbell write is one atomic store (`doorbell`), and a wake if the
-//! shard is parked (`mailbox`). After Doorbell Buffer Config, tails and heads are read from memory
-//! instead (`shadow`). [`Shard::poll`] reads its mailbox, judges doorbells, reserves
-//! completion queue slots, fetches that many submission queue entries in one copy (`queue`), and
-//! hands each to `admin` or `io`. An I/O command is checked, its PRPs become segments (`prp`), and
-//! one [`storage::Request`] goes to the namespace's backend. What is done at once is completed at
-//! once; the rest is reaped later in the same or another poll. At the end of the poll each vector
-//! with new completions is signalled once.
+//! [`Controller::bar_write`]; a doorbell write is an atomic store (`doorbell`), a bit that tells
+//! its shard to look (`rung`), and a wake if the shard is parked (`mailbox`). After Doorbell Buffer
+//! Config, tails and heads are read from memory instead (`shadow`). [`Shard::poll`] reads its
+//! mailbox, judges doorbells, reserves completion queue slots, fetches that many submission queue
+//! entries in one copy (`queue`), and hands each to `admin` or `io`. An I/O command is checked, its
+//! PRPs become segments (`prp`), and one [`storage::Request`] goes to the namespace's backend. What
+//! is done at once is completed at once; the rest is reaped later in the same or another poll. At
+//! the end of the poll each vector with new completions is signalled once.
 //!
 //! Who owns what. A completion queue and the submission queues bound to it live on one shard.
 //! Shard 0 also has the admin queue and all knowledge of which queues exist; it asks the other
