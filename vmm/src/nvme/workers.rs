@@ -24,13 +24,15 @@ const BUDGET: u32 = 64;
 /// How many times longer than [`WaitPolicy::spin`] a worker may poll: 200 microseconds by default,
 /// as KVM does for a halted CPU.
 const LONGEST: u32 = 10;
+/// How many sleeps it polls no longer than that after it has polled so long in vain.
+const PATIENCE: u32 = 100;
 
 /// How the worker threads wait for work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WaitPolicy {
     /// How long a worker polls without finding work before it sleeps. When work comes soon after
-    /// that it polls longer the next time, up to ten times as long, until it has slept so long in
-    /// vain: a sleep costs its host a ring, which may take longer than the work.
+    /// that it polls longer the next time, up to ten times as long, until it has slept or polled
+    /// so long in vain: a sleep costs its host a ring, which may take longer than the work.
     pub spin: Duration,
 }
 
@@ -39,21 +41,33 @@ pub struct WaitPolicy {
 struct Spin {
     policy: WaitPolicy,
     limit: Duration,
+    /// How many more sleeps polling longer is not tried.
+    given_up: u32,
 }
 
 impl Spin {
     const fn new(policy: WaitPolicy) -> Self {
-        let limit = policy.spin;
-        Self { policy, limit }
+        Self {
+            policy,
+            limit: policy.spin,
+            given_up: 0,
+        }
     }
 
     /// Learns from a sleep: polling longer would have found the work, or not.
     fn slept(&mut self, time: Duration) {
         let longest = self.policy.spin * LONGEST;
-        self.limit = match time < longest {
-            true => (self.limit * 2).min(longest),
-            false => self.policy.spin,
-        };
+        let soon = time < longest;
+        if self.given_up > 0 {
+            self.given_up -= 1;
+        } else if soon && self.limit < longest {
+            self.limit = (self.limit * 2).min(longest);
+            return;
+        } else if soon {
+            // Nothing for so long, and soon after we left the CPU: its host may have waited for it.
+            self.given_up = PATIENCE;
+        }
+        self.limit = self.policy.spin;
     }
 }
 
@@ -242,11 +256,27 @@ mod tests {
         let us = Duration::from_micros;
         let mut spin = Spin::new(WaitPolicy { spin: us(20) });
         let mut limits = Vec::new();
-        for slept in [199, 0, 50, 199, 199, 200, 10, 1_000_000] {
+        for slept in [199, 0, 50, 199, 200, 10, 1_000_000] {
             spin.slept(us(slept));
             limits.push(spin.limit.as_micros());
         }
-        assert_eq!(limits, [40, 80, 160, 200, 200, 20, 40, 20]);
+        assert_eq!(limits, [40, 80, 160, 200, 20, 40, 20]);
+    }
+
+    #[test]
+    fn a_worker_that_has_polled_longest_in_vain_does_not_for_a_while() {
+        let us = Duration::from_micros;
+        let mut spin = Spin::new(WaitPolicy { spin: us(20) });
+        let mut sleeps = || {
+            spin.slept(us(10));
+            spin.limit.as_micros()
+        };
+        let first: Vec<_> = (0..4).map(|_| sleeps()).collect();
+        assert_eq!(first, [40, 80, 160, 200]);
+        for _ in 0..=PATIENCE {
+            assert_eq!(sleeps(), 20);
+        }
+        assert_eq!(sleeps(), 40);
     }
 
     #[test]
