@@ -184,7 +184,7 @@ fn the_header_has_what_identify_says_of_writes() {
     let arguments = [&FEW[..], &["--nvme", options]].concat();
     let text = stdout(&arguments, 0);
     for words in [
-        "indirection unit 16K (4 blocks); atomic 64K (16 blocks), when the power fails 4K (1 block)\n",
+        "indirection unit 16K (4 blocks); atomic 64K (16 blocks), when the power fails 4K (1 block), compare and write 64K (16 blocks)\n",
         "boundaries 64K, when the power fails none: a write over one is atomic in parts (MAM 1)\n",
         "torn writes   never",
     ] {
@@ -192,7 +192,7 @@ fn the_header_has_what_identify_says_of_writes() {
     }
     let tap = stdout(&[&arguments[..], &["--format", "tap"]].concat(), 0);
     assert!(
-        tap.contains("npwg:4 awun:16 awupf:1 nabsn:16 nabspf:0 nabo:0 mam:1"),
+        tap.contains("npwg:4 awun:16 awupf:1 acwu:16 nabsn:16 nabspf:0 nabo:0 mam:1"),
         "{tap}"
     );
 }
