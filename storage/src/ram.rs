@@ -195,10 +195,11 @@ impl BlockQueue for RamQueue {
         }
     }
 
-    /// What needs no guest memory goes on to its end.
+    /// Zeroes are written to the end: that is a write, which may be promised whole, and needs no
+    /// guest memory.
     fn cancel(&mut self) {
-        let moves = |op| matches!(op, Op::Read | Op::Write | Op::Compare);
-        for request in self.pending.iter_mut().filter(|request| moves(request.op)) {
+        let ends = |op| op != Op::WriteZeroes;
+        for request in self.pending.iter_mut().filter(|request| ends(request.op)) {
             request.memory = None;
         }
     }

@@ -1,7 +1,7 @@
 //! The guest's side of `ferrite bench guest`: how fast a controller is for a host that does
 //! nothing but drive it.
 //!
-//! [`run`] takes [`Case`]s through [`nvme_host`]'s driver, one after the other: how to wait, read
+//! [`run()`] takes [`Case`]s through [`nvme_host`]'s driver, one after the other: how to wait, read
 //! or write, how large, how many outstanding on how many queues. What is timed is a loop
 //! over [`nvme_host::Lane`]s that reaps, and submits anew for each completion it found, with
 //! buffers and PRP lists made before: nothing is allocated, filled or compared in it. Statuses are

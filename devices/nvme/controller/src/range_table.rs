@@ -282,8 +282,10 @@ impl RangeTable {
     /// The words of a range, each once.
     fn words_of(&self, what: Use) -> impl Iterator<Item = &AtomicU32> {
         let (first, count) = what.stripes();
-        (0..count.min(WORDS as u64)).filter_map(move |step| {
-            let word = first.wrapping_add(step) % WORDS as u64;
+        // As many as a power of two.
+        let mask = (self.words.len() as u64).wrapping_sub(1);
+        (0..count.min(mask.wrapping_add(1))).filter_map(move |step| {
+            let word = first.wrapping_add(step) & mask;
             self.words.get(usize::try_from(word).ok()?)
         })
     }

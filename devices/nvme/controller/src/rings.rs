@@ -442,7 +442,11 @@ impl Rings {
         shard: ShardId,
         memory: &GuestRam,
     ) -> bool {
-        if self.unread || registers.any_rung(shard) {
+        // A queue in line that has nothing is there for a tail that its turn will read.
+        let queue = |&place: &usize| self.sqs.get(place)?.as_ref();
+        let in_line = self.active.iter().filter_map(queue);
+        let unread = self.unread || in_line.into_iter().any(|sq| sq.waiting() == 0);
+        if unread || registers.any_rung(shard) {
             return true;
         }
         let unseen = |bell: &Bell| bell.is_in_memory() && bell.unseen(registers, memory);

@@ -442,7 +442,8 @@ impl Lane {
 
     /// Continues what is with the backends.
     fn reap(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
-        if self.io.is_idle() || !self.moving(work.shared) {
+        let resetting = self.resetting();
+        if self.io.is_idle() || !(work.dma || resetting) {
             return Ok(());
         }
         if !work.dma {
@@ -450,7 +451,7 @@ impl Lane {
             self.io.cancel();
         }
         let mut finished = std::mem::take(&mut self.finished);
-        self.io.reap(work, &mut finished);
+        self.io.reap(work, resetting, &mut finished);
         self.complete_all(work, finished)
     }
 
@@ -468,6 +469,11 @@ impl Lane {
         } in finished.drain(..)
         {
             if let Some(plan) = plan {
+                // A reset gives it up, however far it had come.
+                let status = match self.resetting() {
+                    true => Status::ABORT_REQUESTED,
+                    false => status,
+                };
                 self.formatted(work, plan, status);
             }
             // A fault must not lose the other commands' slots.

@@ -1,6 +1,6 @@
 //! Measures, and prints [`nvme_bench::Line`]s: the word `bench` on the command line.
 //!
-//! `cases=A,B` names the cases, `floors=A,B` the floors ([`floor`]), `ms=N` and `warm_ms=N` say how
+//! `cases=A,B` names the cases, `floors=A,B` the floors (`floor`), `ms=N` and `warm_ms=N` say how
 //! long each is measured and runs before it, `area=BYTES` how much of the namespace is used.
 
 mod floor;

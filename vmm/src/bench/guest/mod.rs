@@ -4,7 +4,7 @@
 //! QEMU's nvme device. A machine's speed changes from second to second, so no figure stands alone:
 //! groups of cases take turns, a guest of ours and a guest of QEMU's, round after round, what
 //! counts are the ratios within a round, and the median over the rounds is shown with its spread.
-//! Beside the interrupts stands their floor: a function that answers at once ([`answerer`]).
+//! Beside the interrupts stands their floor: a function that answers at once (`answerer`).
 
 mod answerer;
 mod boot;

@@ -1,7 +1,7 @@
 //! `ferrite selftest --matrix`: the suite over many controllers in one go.
 //!
 //! [`AXES`] are what varies. Not every value meets all others, but every two values of two axes
-//! meet in one of the [`combinations`]: most mistakes need no more than two causes. What the user
+//! meet in one of the combinations: most mistakes need no more than two causes. What the user
 //! fixed (`--nvme`, `--config`) holds for all, and its axis falls away.
 
 mod output;

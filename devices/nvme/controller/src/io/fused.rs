@@ -78,9 +78,8 @@ fn prepare(
     request: &mut Request,
     job: &mut Job,
 ) -> Result<(), (Status, Status)> {
-    let other = Status::ABORTED_FAILED_FUSED.dnr();
-    let first = |status: Status| (status, other);
-    let second = |status: Status| (other, status);
+    let first = |status: Status| (status, failed_with(status));
+    let second = |status: Status| (failed_with(status), status);
     let invalid = Status::INVALID_FIELD.dnr();
     let kinds = [compare, write].map(|sqe| table::io_kind(sqe.nvm_opcode()));
     let is_offered =
@@ -122,12 +121,20 @@ fn prepare(
     Ok(())
 }
 
+/// The status of a command whose other half has `status`: to be tried again if that is.
+const fn failed_with(status: Status) -> Status {
+    match status.is_dnr() {
+        true => Status::ABORTED_FAILED_FUSED.dnr(),
+        false => Status::ABORTED_FAILED_FUSED,
+    }
+}
+
 impl Fused {
     /// The statuses of both, when the operation has ended with `status`.
     pub(super) const fn statuses(self, status: Status) -> (Status, Status) {
         match (self.writing, status.is_success()) {
             (true, _) | (false, true) => (Status::SUCCESS, status),
-            (false, false) => (status, Status::ABORTED_FAILED_FUSED.dnr()),
+            (false, false) => (status, failed_with(status)),
         }
     }
 }
@@ -147,10 +154,6 @@ impl Job {
             return Err(Status::INTERNAL_ERROR);
         };
         fused.writing = true;
-        if !work.dma {
-            // The host has taken its memory away: it resets.
-            return Err(Status::ABORT_REQUESTED);
-        }
         let (offset, len) = (request.offset, request.len);
         let data = Sqe {
             prp1: fused.prp1,

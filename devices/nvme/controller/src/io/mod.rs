@@ -307,7 +307,7 @@ impl IoEngine {
                 }
             };
             request = back;
-            if let Some(status) = self.returned(work, job, &mut request, result) {
+            if let Some(status) = self.returned(work, job, &mut request, result, true) {
                 return Submission::Back(request, status);
             }
             if job.pieces.is_some() {
@@ -333,17 +333,23 @@ impl IoEngine {
         })
     }
 
-    /// A request came back: the command's status, or `None` when the request is its next one.
+    /// A request came back: the command's status, or `None` when the request is its next one and
+    /// the command `goes_on`.
     fn returned(
         &self,
         work: &Work<'_>,
         job: &mut Job,
         request: &mut Request,
         result: Result<(), IoError>,
+        goes_on: bool,
     ) -> Option<Status> {
         if result.is_ok() && job.is_comparing() {
             settle(work, request, Ok(()));
-            let Err(status) = job.write(work, request) else {
+            let written = match goes_on {
+                true => job.write(work, request),
+                false => Err(Status::ABORT_REQUESTED),
+            };
+            let Err(status) = written else {
                 return None;
             };
             give_range(work.shared, job);
@@ -352,7 +358,10 @@ impl IoEngine {
         give_range(work.shared, job);
         let result = match result {
             // A torn write counts when it is whole.
-            Ok(()) if job.next(work, request) => return None,
+            Ok(()) if job.next(work, request) => match goes_on {
+                true => return None,
+                false => Err(IoError::Cancelled),
+            },
             result => result,
         };
         Some(settle(work, request, result))
@@ -411,8 +420,9 @@ impl IoEngine {
         }
     }
 
-    /// Continues pending commands; those that are finished are appended to `finished`.
-    pub(crate) fn reap(&mut self, work: &Work<'_>, finished: &mut Vec<Finished>) {
+    /// Continues pending commands, of which a reset lets none go on to another request; those that
+    /// are finished are appended to `finished`.
+    pub(crate) fn reap(&mut self, work: &Work<'_>, resetting: bool, finished: &mut Vec<Finished>) {
         let mut reaped = std::mem::take(&mut self.reaped);
         for queue in &mut self.queues {
             queue.kick();
@@ -423,7 +433,8 @@ impl IoEngine {
             let Some(mut pending) = self.slot(tag).and_then(|slot| slot.pending.take()) else {
                 continue;
             };
-            let submission = match self.returned(work, &mut pending.job, &mut request, result) {
+            let job = &mut pending.job;
+            let submission = match self.returned(work, job, &mut request, result, !resetting) {
                 Some(status) => Submission::Back(request, status),
                 None => self.submit(work, &mut pending.job, request),
             };
