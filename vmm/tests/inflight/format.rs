@@ -6,7 +6,7 @@ use nvme_spec::log::ChangedNamespaces;
 use nvme_spec::queue::{DsmCdw11, DsmRange, FormatCdw10};
 use nvme_spec::registers::{Shn, Shst};
 use nvme_spec::{FeatureId, LogId, NSID_BROADCAST, Sqe, Status};
-use storage::IoError;
+use storage::{IoError, ram::Ram};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::*;
@@ -182,7 +182,7 @@ fn a_backend_that_fails_leaves_the_format_and_a_working_namespace() {
 }
 
 /// At any time: while commands in flight are waited for, while it is erased, with the memory taken
-/// away. The format is the one of before or the new one, and commands are taken.
+/// away. The format is the one of before, and commands are taken.
 #[test]
 fn a_reset_in_the_middle_leaves_a_format_and_a_working_namespace() {
     for shards in 1..=3 {
@@ -215,8 +215,7 @@ fn a_reset_in_the_middle_leaves_a_format_and_a_working_namespace() {
                 device.with(|gate| gate.open = 64);
                 let mut driver = enabled(&mut machine);
                 for nsid in 1..=2 {
-                    let (index, blocks) = current(&mut driver, nsid);
-                    assert_eq!(BLOCKS[usize::from(index)], blocks);
+                    assert_eq!(current(&mut driver, nsid), (0, BLOCKS[0]));
                     for qid in 1..=2 {
                         let cqe = driver.exec(qid, command::flush(nsid)).expect("completed");
                         let found = cqe.status();
@@ -231,6 +230,52 @@ fn a_reset_in_the_middle_leaves_a_format_and_a_working_namespace() {
             }
         }
     }
+}
+
+/// What is erased is given up; what was not begun keeps its data.
+#[test]
+fn a_reset_erases_no_further_namespace() {
+    let mut begun = 0;
+    for (steps, bus_master) in (0..6).flat_map(|steps| [(steps, true), (steps, false)]) {
+        let namespace = || NamespaceConfig {
+            formats: vec![512, 4096],
+            ..NamespaceConfig::new(Arc::new(Ram::new(64 << 20).expect("memory")), 512)
+        };
+        let config = ControllerConfig {
+            namespaces: vec![namespace(), namespace()],
+            ..ControllerConfig::default()
+        };
+        let mut machine = InProcess::new(config, 5).expect("valid");
+        let mut driver = enabled(&mut machine);
+        let data = driver.alloc(512).expect("memory");
+        driver.fill(data, &[0xAB]);
+        for nsid in 1..=2 {
+            let cqe = driver.exec_data(1, command::write(nsid, 7, 0), data);
+            assert!(cqe.expect("completed").status().is_success());
+        }
+        driver
+            .submit(0, format(NSID_BROADCAST, 1))
+            .expect("submitted");
+        step(&mut driver, steps);
+        super::memory::set_bus_master(&mut driver, bus_master);
+        let cc = driver.cc();
+        driver.set_cc(cc.with_en(false));
+        // Fewer than a namespace's erasure has.
+        step(&mut driver, 12);
+        assert!(!csts(&mut driver).rdy(), "{steps} {bus_master}");
+        super::memory::set_bus_master(&mut driver, true);
+        let mut driver = enabled(&mut machine);
+        let mut first = [0, 0];
+        for (nsid, first) in (1..).zip(&mut first) {
+            assert_eq!(current(&mut driver, nsid).0, 0);
+            let cqe = driver.exec_data(1, command::read(nsid, 7, 0), data);
+            assert!(cqe.expect("completed").status().is_success());
+            driver.copy_from(data, std::slice::from_mut(first));
+        }
+        assert_eq!(first[1], 0xAB, "{steps} {bus_master}");
+        begun += u32::from(first[0] == 0);
+    }
+    assert!(begun > 0);
 }
 
 #[test]

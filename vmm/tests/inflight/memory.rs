@@ -39,7 +39,7 @@ impl Memory {
     }
 }
 
-fn set_bus_master(driver: &mut Driver<'_, InProcess>, on: bool) {
+pub(crate) fn set_bus_master(driver: &mut Driver<'_, InProcess>, on: bool) {
     let mut command = Command::MEMORY_SPACE;
     command.set(Command::BUS_MASTER, on);
     let bits = command.bits().into();

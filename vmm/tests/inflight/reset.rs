@@ -1,6 +1,7 @@
 //! Reset, shutdown and failure while a backend has commands.
 
 use nvme::lifecycle::Lifecycle;
+use nvme_spec::queue::{DsmCdw11, DsmRange};
 use nvme_spec::registers::Cc;
 use nvme_spec::registers::Register;
 use nvme_spec::registers::Shn;
@@ -8,6 +9,7 @@ use nvme_spec::registers::Shst;
 use pci::PciFunction;
 use storage::GuestRam;
 use vm_memory::GuestAddress;
+use zerocopy::IntoBytes;
 
 use super::*;
 
@@ -264,6 +266,56 @@ fn what_is_asked_during_a_shutdown_or_reset_follows_it() {
         Lifecycle::Ready,
         "CC.EN during the shutdown of a disabled controller"
     );
+}
+
+/// A command of many requests goes on to none of them: without the host's memory nobody would take
+/// them up.
+#[test]
+fn a_reset_stops_a_command_between_its_requests() {
+    let mut begun = 0;
+    for steps in 0..6 {
+        let device = Arc::new(storage::ram::Ram::new(64 << 20).expect("memory"));
+        let config = ControllerConfig {
+            namespaces: vec![NamespaceConfig::new(device, 512)],
+            ..ControllerConfig::default()
+        };
+        let mut machine = InProcess::new(config, 4).expect("valid");
+        let mut driver = enabled(&mut machine);
+        let data = driver.alloc(4096).expect("memory");
+        driver.fill(data, &[0xAB]);
+        for slba in [0, 100_000] {
+            let cqe = driver.exec_data(1, command::write(1, slba, 0), data.slice(0, 512));
+            assert!(cqe.expect("completed").status().is_success());
+        }
+        // The first is discarded in steps, the others at once.
+        let ranges: Vec<_> = (0..40)
+            .map(|at| DsmRange {
+                nlb: if at == 0 { 65_536 } else { 8 },
+                slba: if at == 0 { 0 } else { 99_992 + 8 * at },
+                ..DsmRange::default()
+            })
+            .collect();
+        driver.copy_to(data, ranges.as_bytes());
+        let sqe = command::dsm(1, 40, DsmCdw11::new().with_ad(true));
+        driver.submit_data(1, sqe, data).expect("submitted");
+        step(&mut driver, steps);
+        super::memory::set_bus_master(&mut driver, false);
+        let cc = driver.cc();
+        driver.set_cc(cc.with_en(false));
+        step(&mut driver, 60);
+        assert!(!csts(&mut driver).rdy(), "after {steps} steps");
+        super::memory::set_bus_master(&mut driver, true);
+        let mut driver = enabled(&mut machine);
+        let mut byte = [0];
+        for (slba, later) in [(0, false), (100_000, true)] {
+            let cqe = driver.exec_data(1, command::read(1, slba, 0), data.slice(0, 512));
+            assert!(cqe.expect("completed").status().is_success());
+            driver.copy_from(data, &mut byte);
+            assert!(!later || byte == [0xAB], "discarded after the reset");
+            begun += u32::from(byte == [0]);
+        }
+    }
+    assert!(begun > 0);
 }
 
 #[test]
