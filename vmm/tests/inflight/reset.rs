@@ -273,7 +273,7 @@ fn what_is_asked_during_a_shutdown_or_reset_follows_it() {
 #[test]
 fn a_reset_stops_a_command_between_its_requests() {
     let mut begun = 0;
-    for steps in 0..6 {
+    for (steps, bus_master) in (0..6).flat_map(|steps| [(steps, true), (steps, false)]) {
         let device = Arc::new(storage::ram::Ram::new(64 << 20).expect("memory"));
         let config = ControllerConfig {
             namespaces: vec![NamespaceConfig::new(device, 512)],
@@ -299,11 +299,11 @@ fn a_reset_stops_a_command_between_its_requests() {
         let sqe = command::dsm(1, 40, DsmCdw11::new().with_ad(true));
         driver.submit_data(1, sqe, data).expect("submitted");
         step(&mut driver, steps);
-        super::memory::set_bus_master(&mut driver, false);
+        super::memory::set_bus_master(&mut driver, bus_master);
         let cc = driver.cc();
         driver.set_cc(cc.with_en(false));
         step(&mut driver, 60);
-        assert!(!csts(&mut driver).rdy(), "after {steps} steps");
+        assert!(!csts(&mut driver).rdy(), "{steps} {bus_master}");
         super::memory::set_bus_master(&mut driver, true);
         let mut driver = enabled(&mut machine);
         let mut byte = [0];
