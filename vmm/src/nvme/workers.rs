@@ -228,23 +228,26 @@ fn run(mut shard: Shard, stop: &AtomicBool, wake: &OwnedFd, policy: WaitPolicy) 
         if shard.park() {
             let asleep = Instant::now();
             let deadline = progress.deadline_ns;
-            wait(wake, deadline.map(|at| at.saturating_sub(ns(asleep))));
+            let woken = wait(wake, deadline.map(|at| at.saturating_sub(ns(asleep))));
             shard.unpark();
-            spin.slept(asleep.elapsed());
+            // A deadline of its own says nothing of when the guest comes back.
+            if woken {
+                spin.slept(asleep.elapsed());
+            }
         }
         idle_since = None;
     }
 }
 
-/// Sleeps until the eventfd is written or `timeout_ns` has passed.
-fn wait(wake: &OwnedFd, timeout_ns: Option<u64>) {
+/// Sleeps until the eventfd is written, as it says, or `timeout_ns` has passed.
+fn wait(wake: &OwnedFd, timeout_ns: Option<u64>) -> bool {
     let timeout = timeout_ns.map(|ns| Timespec {
         tv_sec: i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX),
         tv_nsec: i64::try_from(ns % 1_000_000_000).unwrap_or(0),
     });
     // An interrupted wait only polls early, and an empty counter reads nothing.
     let _ = poll(&mut [PollFd::new(wake, PollFlags::IN)], timeout.as_ref());
-    let _ = rustix::io::read(wake, &mut [0u8; 8]);
+    rustix::io::read(wake, &mut [0u8; 8]).is_ok()
 }
 
 #[cfg(test)]
