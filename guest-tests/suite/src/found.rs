@@ -238,6 +238,9 @@ mod tests {
         let writes = Writes {
             unit: 8,
             unit_power_fail: 4,
+            // NSABP is not about them.
+            boundary: 64,
+            boundary_offset: 2,
             ..Writes::default()
         };
         assert_eq!(Writes::new(&controller, &ns), writes);
@@ -251,6 +254,10 @@ mod tests {
             ..Writes::default()
         };
         assert_eq!(Writes::new(&controller, &ns), writes);
+        // Of its own, 0 is the controller's.
+        (ns.nawun_z, ns.nawupf_z) = (0, 0);
+        let writes = Writes::new(&controller, &ns);
+        assert_eq!((writes.unit, writes.unit_power_fail), (8, 4));
     }
 
     #[test]
