@@ -118,9 +118,12 @@ fn no_interrupt_comes_of_a_queue_that_is_gone() {
 
 #[test]
 fn the_same_bad_doorbell_value_is_an_event_each_time_it_is_written() {
-    let device = Held::new(1);
+    let device = Held::new(512);
     let mut machine = machine(&device, 1);
     let mut driver = enabled(&mut machine);
+    // More than a shard can have, so that the queue's tail is looked at in every poll.
+    flushes(&mut driver, 1, 300);
+    step(&mut driver, 20);
     for round in 0..3 {
         let request = driver.request_event().expect("submitted");
         step(&mut driver, 20);
