@@ -5,6 +5,7 @@ mod job;
 mod pieces;
 mod prepare;
 mod ranges;
+mod settle;
 
 use std::{collections::VecDeque, sync::atomic::Ordering};
 
@@ -20,6 +21,7 @@ use self::{
     pieces::{Chance, Pieces},
     prepare::Prepared,
     ranges::{forget_range, give_range, take_range},
+    settle::settle,
 };
 use crate::{
     admin::FormatPlan,
@@ -573,43 +575,5 @@ const fn counted<'c>(
         WaitsFor::Turn => Some(turns),
         WaitsFor::Room => Some(rooms),
         WaitsFor::Range => None,
-    }
-}
-
-/// The status of a request that came back, and its place in the counters. What counts as read
-/// and written is the SMART log's choice (NVM 4.1.4.2).
-fn settle(work: &Work<'_>, request: &Request, result: Result<(), IoError>) -> Status {
-    let error = match result {
-        Ok(()) => {
-            match request.op {
-                Op::Read | Op::Compare => {
-                    work.stats.reads.add(1);
-                    work.stats.bytes_read.add(request.len);
-                }
-                Op::Verify => work.stats.bytes_read.add(request.len),
-                Op::Write => {
-                    work.stats.writes.add(1);
-                    work.stats.bytes_written.add(request.len);
-                }
-                Op::Flush | Op::WriteZeroes | Op::Discard => {}
-            }
-            return Status::SUCCESS;
-        }
-        Err(error) => error,
-    };
-    match error {
-        IoError::OutOfRange { .. } => Status::LBA_OUT_OF_RANGE.dnr(),
-        IoError::GuestMemory { .. } => Status::DATA_TRANSFER_ERROR.dnr(),
-        IoError::Miscompare => Status::COMPARE_FAILURE.dnr(),
-        IoError::Cancelled => Status::ABORT_REQUESTED,
-        IoError::Backend { errno } => {
-            work.stats.media_errors.add(1);
-            tracing::debug!(errno, op = ?request.op, "the backend failed");
-            match request.op {
-                Op::Read | Op::Compare | Op::Verify => Status::UNRECOVERED_READ_ERROR,
-                Op::Write | Op::WriteZeroes => Status::WRITE_FAULT,
-                Op::Flush | Op::Discard => Status::INTERNAL_ERROR,
-            }
-        }
     }
 }
