@@ -257,13 +257,13 @@ fn a_reset_erases_no_further_namespace() {
             .submit(0, format(NSID_BROADCAST, 1))
             .expect("submitted");
         step(&mut driver, steps);
-        super::memory::set_bus_master(&mut driver, bus_master);
+        set_bus_master(&mut driver, bus_master);
         let cc = driver.cc();
         driver.set_cc(cc.with_en(false));
         // Fewer than a namespace's erasure has.
         step(&mut driver, 12);
         assert!(!csts(&mut driver).rdy(), "{steps} {bus_master}");
-        super::memory::set_bus_master(&mut driver, true);
+        set_bus_master(&mut driver, true);
         let mut driver = enabled(&mut machine);
         let mut first = [0, 0];
         for (nsid, first) in (1..).zip(&mut first) {

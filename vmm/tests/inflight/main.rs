@@ -23,6 +23,7 @@ use held::Held;
 use nvme::{ControllerConfig, NamespaceConfig};
 use nvme_host::{Config, Driver, Token, Transport, command};
 use nvme_spec::registers::Csts;
+use pci::header::{self, Command};
 
 pub(crate) const ENTRIES: u32 = 512;
 
@@ -59,4 +60,11 @@ pub(crate) fn step(driver: &mut Driver<'_, InProcess>, times: usize) {
 
 pub(crate) fn csts(driver: &mut Driver<'_, InProcess>) -> Csts {
     driver.csts()
+}
+
+pub(crate) fn set_bus_master(driver: &mut Driver<'_, InProcess>, on: bool) {
+    let mut command = Command::MEMORY_SPACE;
+    command.set(Command::BUS_MASTER, on);
+    let bits = command.bits().into();
+    driver.transport().config_write32(header::COMMAND, bits);
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use nvme::{Extent, NamespaceAtomics};
 use nvme_host::Buffer;
 use nvme_spec::Status;
-use pci::header::{self, Command};
 use storage::{GuestRam, GuestRamHandle, ram::Ram};
 use vm_memory::{GuestAddress, GuestAddressSpace};
 
@@ -37,13 +36,6 @@ impl Memory {
     fn replace(&self, ram: GuestRam) {
         self.handle.lock().expect("no panic").replace(ram);
     }
-}
-
-pub(crate) fn set_bus_master(driver: &mut Driver<'_, InProcess>, on: bool) {
-    let mut command = Command::MEMORY_SPACE;
-    command.set(Command::BUS_MASTER, on);
-    let bits = command.bits().into();
-    driver.transport().config_write32(header::COMMAND, bits);
 }
 
 /// The deletion's answer is on its way when the reset is asked for, and finds no memory.

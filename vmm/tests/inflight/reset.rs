@@ -299,12 +299,12 @@ fn a_reset_stops_a_command_between_its_requests() {
         let sqe = command::dsm(1, 40, DsmCdw11::new().with_ad(true));
         driver.submit_data(1, sqe, data).expect("submitted");
         step(&mut driver, steps);
-        super::memory::set_bus_master(&mut driver, bus_master);
+        set_bus_master(&mut driver, bus_master);
         let cc = driver.cc();
         driver.set_cc(cc.with_en(false));
         step(&mut driver, 60);
         assert!(!csts(&mut driver).rdy(), "{steps} {bus_master}");
-        super::memory::set_bus_master(&mut driver, true);
+        set_bus_master(&mut driver, true);
         let mut driver = enabled(&mut machine);
         let mut byte = [0];
         for (slba, later) in [(0, false), (100_000, true)] {

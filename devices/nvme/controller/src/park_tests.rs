@@ -131,6 +131,15 @@ fn passes(event: u32, old: u32, new: u32) -> bool {
 }
 
 impl Shadow {
+    /// A tail of 5, and an event index that asks for nothing.
+    fn at_5() -> Arc<Self> {
+        Arc::new(Self {
+            tail: AtomicU32::new(5),
+            event: AtomicU32::new(2),
+            park: Park::new(),
+        })
+    }
+
     /// The host moves its tail; whether the shard is woken.
     fn submit(&self, old: u32, new: u32, way: Way) -> bool {
         self.tail.store(new, Ordering::Relaxed);
@@ -155,11 +164,7 @@ impl Shadow {
 fn a_tail_stored_in_memory_while_going_to_sleep_is_seen_or_rung() {
     for way in [Way::Trap, Way::Eventfd] {
         loom::model(move || {
-            let shard = Arc::new(Shadow {
-                tail: AtomicU32::new(5),
-                event: AtomicU32::new(2),
-                park: Park::new(),
-            });
+            let shard = Shadow::at_5();
             let host = thread::spawn({
                 let shard = shard.clone();
                 move || shard.submit(5, 6, way)
@@ -177,11 +182,7 @@ fn a_tail_stored_in_memory_while_going_to_sleep_is_seen_or_rung() {
 fn of_two_tails_stored_in_memory_the_last_is_seen_or_rung() {
     for way in [Way::Trap, Way::Eventfd] {
         loom::model(move || {
-            let shard = Arc::new(Shadow {
-                tail: AtomicU32::new(5),
-                event: AtomicU32::new(2),
-                park: Park::new(),
-            });
+            let shard = Shadow::at_5();
             let host = thread::spawn({
                 let shard = shard.clone();
                 move || [(5, 6), (6, 0)].map(|(old, new)| shard.submit(old, new, way))

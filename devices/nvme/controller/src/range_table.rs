@@ -282,10 +282,10 @@ impl RangeTable {
     /// The words of a range, each once.
     fn words_of(&self, what: Use) -> impl Iterator<Item = &AtomicU32> {
         let (first, count) = what.stripes();
-        // As many as a power of two.
-        let mask = (self.words.len() as u64).wrapping_sub(1);
-        (0..count.min(mask.wrapping_add(1))).filter_map(move |step| {
-            let word = first.wrapping_add(step) & mask;
+        // A power of two.
+        let words = self.words.len() as u64;
+        (0..count.min(words)).filter_map(move |step| {
+            let word = first.wrapping_add(step) & words.wrapping_sub(1);
             self.words.get(usize::try_from(word).ok()?)
         })
     }

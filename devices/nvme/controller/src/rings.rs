@@ -444,9 +444,8 @@ impl Rings {
     ) -> bool {
         // A queue in line that has nothing is there for a tail that its turn will read.
         let queue = |&place: &usize| self.sqs.get(place)?.as_ref();
-        let in_line = self.active.iter().filter_map(queue);
-        let unread = self.unread || in_line.into_iter().any(|sq| sq.waiting() == 0);
-        if unread || registers.any_rung(shard) {
+        let mut in_line = self.active.iter().filter_map(queue);
+        if self.unread || registers.any_rung(shard) || in_line.any(|sq| sq.waiting() == 0) {
             return true;
         }
         let unseen = |bell: &Bell| bell.is_in_memory() && bell.unseen(registers, memory);
