@@ -87,3 +87,15 @@ fn tap() {
 fn kernel() {
     run("kernel", INPUTS);
 }
+
+/// Inputs that libFuzzer found, and that are right now.
+#[test]
+fn what_was_found_stays_mended() {
+    // Commas whose number is even after one halving, and not after two.
+    let commas = [&b"\0nowhere"[..], &[b','; 32], b"z"].concat();
+    for (name, input) in [("options", commas)] {
+        let harness = HARNESSES.iter().find(|(other, _)| *other == name);
+        let (_, harness) = harness.unwrap_or_else(|| panic!("no harness {name}"));
+        harness(&input);
+    }
+}
