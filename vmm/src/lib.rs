@@ -2,18 +2,20 @@
 //!
 //! [`machine`] is the virtual machine (KVM, buses, PCI, serial port); [`nvme`] puts the controller
 //! on PCI, drives it with worker threads or steps it in this process; [`options`] reads the
-//! command line's lists; [`selftest`] boots the embedded test kernel on all of it; [`peer`] boots
-//! it on other people's controllers, to compare; [`mod@bench`] measures.
+//! command line's lists; [`attach`] joins the three; [`mod@run`] boots a guest's kernel on all of
+//! it; [`selftest`] boots the embedded test kernel; [`peer`] boots it on other people's
+//! controllers, to compare; [`mod@bench`] measures.
 
+pub mod attach;
 pub mod bench;
+mod figures;
 pub mod machine;
 pub mod nvme;
 pub mod options;
 pub mod peer;
+pub mod run;
 pub mod selftest;
 mod testbed;
-
-pub use testbed::TestbedError;
 
 /// The bare-metal test kernel (guest-tests/kernel): a PVH ELF, built by this crate's build script.
 pub static TEST_KERNEL: &[u8] = include_bytes!(env!("FERRITE_TEST_KERNEL"));

@@ -13,7 +13,7 @@ use clap_complete::Shell;
 use ferrite::options::NvmeOptions;
 use nvme::lint::{Rule, RuleInfo};
 
-use command::{Bench, SelftestArgs};
+use command::{Bench, RunArgs, SelftestArgs};
 
 /// An emulated NVMe controller inside a small KVM virtual machine monitor.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ struct Cli {
 enum Command {
     /// Boot the built-in test kernel on KVM and run the conformance suite on the controller.
     Selftest(Box<SelftestArgs>),
+    /// Boot a kernel of yours on KVM, with the controller.
+    Run(Box<RunArgs>),
     /// List the keys of `--nvme` and of `[[nvme]]` in a file, with ranges and defaults.
     Options,
     /// List the rules that `lint=on` holds a driver to.
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
     let result = match command {
         Command::Selftest(args) => command::selftest(&args),
+        Command::Run(args) => command::run(&args),
         Command::Options => print_all(&NvmeOptions::help()).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => completions(shell),
         Command::LintRules => lint_rules(),

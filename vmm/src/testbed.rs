@@ -2,18 +2,14 @@
 //! and the benchmarks run on.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::nvme::{Controller, ControllerConfig, Stats};
-use thiserror::Error;
 
 use crate::{
-    machine::{Machine, MachineConfig, MachineError, RunError, RunOutcome},
-    nvme::{
-        FunctionError, Ioeventfds, NvmeFunction, NvmePciIds, REGISTER_BAR, WaitPolicy, WorkerPanic,
-        Workers, WorkersError,
-    },
-    options::{Doorbells, NvmeOptions},
+    attach::{AttachError, Attached},
+    machine::{Machine, MachineConfig, RunError, RunOutcome},
+    nvme::WorkerPanic,
+    options::NvmeOptions,
 };
 
 /// The device number of the controller on PCI bus 0.
@@ -21,25 +17,11 @@ const CONTROLLER_SLOT: u8 = 1;
 /// The exit code of a guest that says all is well: 10h in the debug exit (see the kernel's `exit`).
 pub(crate) const GUEST_SUCCESS: u32 = 0x10 << 1 | 1;
 
-/// It cannot be made.
-#[derive(Debug, Error)]
-pub enum TestbedError {
-    /// The controller.
-    #[error(transparent)]
-    Function(#[from] FunctionError),
-    /// The worker threads.
-    #[error(transparent)]
-    Workers(#[from] WorkersError),
-    /// The machine.
-    #[error(transparent)]
-    Machine(#[from] MachineError),
-}
-
 /// A machine, a controller and its workers, which poll already.
 pub(crate) struct Testbed {
     pub(crate) machine: Machine,
     pub(crate) controller: Arc<Controller>,
-    workers: Workers,
+    attached: Attached,
 }
 
 /// What came of a run.
@@ -53,41 +35,25 @@ pub(crate) struct Ended {
 }
 
 impl Testbed {
-    /// Makes both; `nvme` says what the controller's configuration does not: how its workers wait
-    /// and doorbells come.
+    /// Makes both; see [`Attached::new`].
     pub(crate) fn new(
         nvme: &NvmeOptions,
         config: ControllerConfig,
         machine: MachineConfig,
-    ) -> Result<Self, TestbedError> {
+    ) -> Result<Self, AttachError> {
         let mut machine = Machine::new(machine)?;
-        let router = Arc::new(machine.msi(config.vectors)?);
-        let memory = machine.memory().clone();
-        let (function, shards) = NvmeFunction::new(config, NvmePciIds::default(), memory, router)?;
-        let function = Arc::new(function);
-        let controller = function.controller().clone();
-        let bdf = machine.attach_pci(CONTROLLER_SLOT, function)?;
-        let policy = WaitPolicy {
-            spin: Duration::from_micros(nvme.poll_us),
-        };
-        let stop = machine.stop_handle();
-        let workers = Workers::start(&controller, shards, policy, move || stop.stop())?;
-        if nvme.doorbells == Doorbells::Ioeventfd {
-            let bar = machine.bar_events(bdf, REGISTER_BAR);
-            let doorbells = Ioeventfds::new(bar, &workers).map_err(WorkersError::from)?;
-            controller.set_doorbell_wakes(Arc::new(doorbells));
-        }
+        let attached = Attached::new(&mut machine, CONTROLLER_SLOT, nvme, config)?;
         Ok(Self {
             machine,
-            controller,
-            workers,
+            controller: attached.controller.clone(),
+            attached,
         })
     }
 
     /// Runs the guest to its end. The machine and its devices are gone then, the serial sink too.
     pub(crate) fn run(self) -> Ended {
         let outcome = self.machine.run();
-        let workers = self.workers.stop();
+        let workers = self.attached.stop();
         Ended {
             outcome,
             workers,

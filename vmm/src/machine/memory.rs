@@ -50,9 +50,11 @@ pub fn ranges(bytes: u64) -> Vec<(u64, u64)> {
     }
 }
 
-/// Makes `bytes` (a multiple of the page size) of zeroed memory, shared so that other processes
-/// may map it by its descriptor.
-pub(crate) fn create(bytes: u64) -> Result<GuestMemory, MachineError> {
+/// Whether a guest may have so many bytes of memory on this host.
+///
+/// # Errors
+/// What would do.
+pub fn check(bytes: u64) -> Result<(), MachineError> {
     let fail = |reason: String| MachineError::Memory { bytes, reason };
     if bytes < LEAST || !bytes.is_multiple_of(4096) {
         return Err(fail(format!("a multiple of 4096 from {LEAST} on would do")));
@@ -63,6 +65,14 @@ pub(crate) fn create(bytes: u64) -> Result<GuestMemory, MachineError> {
         let most = most & !0xfff;
         return Err(fail(format!("at most {most} would do here, {why}")));
     }
+    Ok(())
+}
+
+/// Makes `bytes` (a multiple of the page size) of zeroed memory, shared so that other processes
+/// may map it by its descriptor.
+pub(crate) fn create(bytes: u64) -> Result<GuestMemory, MachineError> {
+    check(bytes)?;
+    let fail = |reason: String| MachineError::Memory { bytes, reason };
     let file = memfd_create("ferrite-memory", MemfdFlags::CLOEXEC)
         .map(File::from)
         .map_err(|error| fail(format!("memfd_create: {error}")))?;

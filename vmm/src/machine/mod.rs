@@ -49,7 +49,7 @@ pub use exits::{ExitCounts, LiveExits};
 pub use ioevent::{BarEvents, Event};
 pub use irq::{IrqRoutes, MsiBlock};
 pub use kvm::{is_pvm, open as open_kvm};
-pub use memory::{GuestMemory, ranges as memory_ranges};
+pub use memory::{GuestMemory, check as check_memory, ranges as memory_ranges};
 pub use serial::{Lines, SerialSink};
 
 use control::Control;
@@ -98,6 +98,17 @@ pub struct Module {
     pub data: Arc<[u8]>,
     /// Its own command line.
     pub command_line: String,
+}
+
+impl Module {
+    /// A file without a command line.
+    #[must_use]
+    pub fn unnamed(data: Vec<u8>) -> Self {
+        Self {
+            data: data.into(),
+            command_line: String::new(),
+        }
+    }
 }
 
 /// How a run ended, and what it took.

@@ -21,10 +21,11 @@ use nvme_suite::{Filter, tap::Report};
 use thiserror::Error;
 
 use crate::{
+    attach::AttachError,
     machine::{ExitCounts, GuestExit, Lines, MachineConfig, RunError, RunOutcome},
     options::{Backend, NvmeOptions, OptionError, Size},
     peer::{Qemu, QemuError, QemuGuest, QemuNvme},
-    testbed::{Ended, GUEST_SUCCESS, Testbed, TestbedError},
+    testbed::{Ended, GUEST_SUCCESS, Testbed},
 };
 use lint::Collector;
 
@@ -117,7 +118,7 @@ pub enum SelftestError {
     Memory(u64),
     /// The machine and the controller.
     #[error(transparent)]
-    Testbed(#[from] TestbedError),
+    Testbed(#[from] AttachError),
     /// The machine could not be completed.
     #[error(transparent)]
     Run(RunError),

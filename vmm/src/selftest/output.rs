@@ -1,16 +1,17 @@
 //! What `selftest` prints: a table for people, TAP and JSON for programs.
 
-use std::{
-    fmt::{self, Write},
-    time::Duration,
-};
+use std::fmt::{self, Write};
 
 use nvme::Tear;
 use nvme_suite::{Found, Namespace, Stop, Writes, tap::TestResult};
 use serde_json::{Value, json};
 
 use super::{End, Findings, Results};
-use crate::{machine::GuestExit, options::Size};
+use crate::{
+    figures::{self, seconds},
+    machine::GuestExit,
+    options::Size,
+};
 
 /// A form of output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
@@ -173,32 +174,11 @@ impl Results {
     }
 
     fn write_figures(&self, out: &mut dyn Write) -> fmt::Result {
-        let stats = &self.stats;
-        writeln!(
+        write!(
             out,
-            "\ncommands      {} ({} admin, {} I/O), {} interrupts",
-            stats.admin_commands + stats.io_commands,
-            stats.admin_commands,
-            stats.io_commands,
-            stats.interrupts
-        )?;
-        writeln!(
-            out,
-            "data          {} written, {} read",
-            mebibytes(stats.bytes_written),
-            mebibytes(stats.bytes_read)
-        )?;
-        let kinds: Vec<String> = self
-            .exits
-            .iter()
-            .filter(|&(_, count)| count > 0)
-            .map(|(kind, count)| format!("{count} {kind}"))
-            .collect();
-        writeln!(
-            out,
-            "VM exits      {}: {}",
-            self.exits.total(),
-            kinds.join(", ")
+            "\n{}{}",
+            figures::controller(&self.stats),
+            figures::exits(&self.exits)
         )?;
         writeln!(
             out,
@@ -398,13 +378,4 @@ fn test_json(test: &TestResult) -> Value {
         "name": test.name, "group": test.group(), "outcome": outcome, "message": message,
         "microseconds": test.elapsed_us,
     })
-}
-
-fn mebibytes(bytes: u64) -> String {
-    let tenths = (bytes * 10) >> 20;
-    format!("{}.{} MiB", tenths / 10, tenths % 10)
-}
-
-pub(super) fn seconds(time: Duration) -> String {
-    format!("{:.2} s", time.as_secs_f64())
 }

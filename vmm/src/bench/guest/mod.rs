@@ -19,10 +19,10 @@ use thiserror::Error;
 
 use self::boot::{Boot, Guest, QemuDrive};
 use crate::{
+    attach::AttachError,
     machine::{MachineError, RunError},
     options::{Backend, NvmeOptions, OptionError, Size},
     peer::{Qemu, QemuError, QemuNvme},
-    testbed::TestbedError,
 };
 
 pub use self::results::{GuestResults, Row, Sample, Side, Summary};
@@ -86,7 +86,7 @@ pub enum GuestBenchError {
     Memory(u64),
     /// The machine and the controller.
     #[error(transparent)]
-    Testbed(#[from] TestbedError),
+    Testbed(#[from] AttachError),
     /// The function that answers.
     #[error(transparent)]
     Answerer(#[from] pci::ConfigError),

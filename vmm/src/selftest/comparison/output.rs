@@ -6,8 +6,9 @@ use nvme_suite::{Found, Outcome, Stop};
 use serde_json::{Value, json};
 
 use super::{Comparison, Counts, Row, Verdict};
+use crate::figures::seconds;
 use crate::options::Size;
-use crate::selftest::output::{BOLD, GREEN, RED, Style, controller_json, promises, seconds};
+use crate::selftest::output::{BOLD, GREEN, RED, Style, controller_json, promises};
 
 /// The width of the first column of outcomes.
 const OUTCOME: usize = 9;

@@ -6,7 +6,8 @@ use nvme_suite::{Stop, tap::TestResult};
 use serde_json::{Value, json};
 
 use super::{MatrixResults, Outcome, quoted};
-use crate::selftest::output::{BOLD, GREEN, RED, Style, seconds};
+use crate::figures::seconds;
+use crate::selftest::output::{BOLD, GREEN, RED, Style};
 
 /// How the combinations ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,91 @@
+//! `ferrite run`: its arguments, and what it prints.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Args, ValueHint};
+use ferrite::{
+    options::{ConfigFile, NvmeOptions, parse_size},
+    run::{Run, Signals},
+};
+
+#[derive(Args)]
+#[command(after_long_help = format!(
+    "Exit codes, even ones of Ferrite's, odd ones of the guest's:\n{EXIT_CODES}\n\
+     Keys of --nvme, and of [[nvme]] in the file of --config:\n\n{}",
+    NvmeOptions::help()
+))]
+pub(crate) struct RunArgs {
+    /// The kernel: an uncompressed ELF with a PVH entry point (a Linux's `vmlinux`).
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    kernel: PathBuf,
+    /// The file that Linux takes as its first root file system.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    #[arg(long, value_name = "TEXT", default_value = "console=ttyS0")]
+    cmdline: String,
+    /// CPUs of the guest, 1 to 64.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    cpus: u8,
+    /// The guest's memory.
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    memory: u64,
+    /// The controller; `--help` lists the keys.
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    nvme: Option<String>,
+    /// A TOML file that describes the controller: a table `[[nvme]]` with the keys of --nvme, which
+    /// override it key by key, and `[[nvme.namespace]]` for what single namespaces have.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
+    /// Seconds that the guest may run; for ever unless given.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+    /// Print nothing of how the run ended, unless it is an error.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// What the exit codes mean.
+const EXIT_CODES: &str = "  \
+  2    the guest could not be started: an option, a file, KVM
+  6    the guest crashed; standard error says where
+  8    it was stopped by SIGTERM or SIGINT
+  10   Ferrite itself failed
+  124  --timeout is over
+  odd  the guest wrote V to port F4h: (V << 1 | 1) & 0xff
+";
+
+pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let mut nvme = NvmeOptions::default();
+    if let Some(path) = &args.config {
+        ConfigFile::read(path)?.apply(&mut nvme)?;
+    }
+    if let Some(list) = &args.nvme {
+        nvme.apply(list)?;
+    }
+    for note in nvme.notes()? {
+        let _ = writeln!(io::stderr(), "ferrite: note: {note}");
+    }
+    let run = Run {
+        kernel: args.kernel.clone(),
+        initrd: args.initrd.clone(),
+        command_line: args.cmdline.clone(),
+        cpus: args.cpus,
+        memory: args.memory,
+        controllers: vec![nvme],
+        timeout: args.timeout.map(Duration::from_secs),
+    };
+    let prepared = run.prepare(Box::new(io::stdout()))?;
+    let signals = Signals::watch(prepared.stop_handle())?;
+    let ended = prepared.run()?;
+    drop(signals);
+    if !args.quiet || ended.end.is_failure() {
+        let _ = write!(io::stderr(), "{}", ended.summary());
+    }
+    Ok(ExitCode::from(ended.end.exit_code()))
+}
