@@ -10,9 +10,10 @@
 //! A CPU's exit is answered on its own thread: port and memory accesses go through [`Buses`] to
 //! the device, which must not block. A run ends by the guest's write to the debug exit, by
 //! [`StopHandle::stop`], by the time allowed, or by an error that says where the guest was.
+//! [`Debugger`] stops the CPUs in between, each between two instructions.
 //!
 //! Unsafe code is in `memory` (KVM is told addresses), `vcpu` (`kvm_run`'s unions and the signal
-//! that ends a run) and `ioevent` (a descriptor changes its type).
+//! that gets a CPU out of the guest) and `ioevent` (a descriptor changes its type).
 //!
 //! Left out: ACPI and MP tables, so a guest finds one CPU by itself; firmware; snapshots.
 
@@ -20,6 +21,7 @@ mod boot;
 mod bus;
 mod control;
 mod cpuid;
+mod debug;
 mod debug_exit;
 mod error;
 mod exits;
@@ -44,6 +46,7 @@ use vm_memory::GuestAddressSpace;
 pub use boot::load as load_kernel;
 pub use bus::{Buses, MmioDevice, PortDevice};
 pub use control::{GuestExit, StopHandle};
+pub use debug::{Debugger, Ended as RunEnded, Stop};
 pub use error::{CpuState, MachineError, RunError};
 pub use exits::{ExitCounts, LiveExits};
 pub use ioevent::{BarEvents, Event};
@@ -53,6 +56,7 @@ pub use memory::{GuestMemory, check as check_memory, ranges as memory_ranges};
 pub use serial::{Lines, SerialSink};
 
 use control::Control;
+use debug::{Gate, GateOwner};
 use vcpu::{Running, Vcpu};
 
 /// What a machine is made of.
@@ -142,6 +146,8 @@ pub struct Machine {
     modules: Vec<Module>,
     timeout: Option<Duration>,
     exits: Arc<LiveExits>,
+    /// Ends with the run; none without a debugger.
+    gate: Option<GateOwner>,
 }
 
 impl Machine {
@@ -199,7 +205,21 @@ impl Machine {
             modules: config.modules,
             timeout: config.timeout,
             exits: config.exits,
+            gate: None,
         })
+    }
+
+    /// What a debugger stops the CPUs by; asked for once, before the run.
+    ///
+    /// # Errors
+    /// When the host has no descriptor left.
+    pub fn debugger(&mut self) -> Result<Debugger, MachineError> {
+        let gate = Arc::new(Gate::new(self.cpus.len())?);
+        for cpu in &mut self.cpus {
+            cpu.set_gate(Arc::clone(&gate));
+        }
+        self.gate = Some(GateOwner(Arc::clone(&gate)));
+        Ok(Debugger::new(gate, self.memory.clone(), self.cpus.len()))
     }
 
     /// The guest's memory, for devices.
@@ -268,6 +288,7 @@ impl Machine {
             }
         }
         self.control.wait(self.timeout);
+        drop(self.gate);
         running.iter().for_each(Running::kick);
         let mut stopped_at = None;
         for cpu in running {

@@ -7,13 +7,14 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
 
-use kvm_bindings::{CpuId, kvm_segment};
+use kvm_bindings::{CpuId, kvm_debug_exit_arch, kvm_segment};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::bus::Buses;
 use super::control::Control;
+use super::debug::{Gate, Stop};
 use super::error::{CpuState, MachineError, RunError};
 use super::exits::LiveExits;
 use super::memory::GuestMemory;
@@ -30,6 +31,18 @@ pub(crate) struct Vcpu {
     /// Holds the mapping that KVM has the address of; for reading code when something fails.
     memory: GuestMemory,
     exits: Arc<LiveExits>,
+    /// Where a debugger stops it, if there may be one.
+    gate: Option<Arc<Gate>>,
+}
+
+/// What a return from the guest asks for.
+enum Exit {
+    /// Nothing more.
+    Answered,
+    /// A signal came: there is something to look at.
+    Interrupted,
+    /// To stand for the debugger.
+    Debug(Stop),
 }
 
 /// A CPU's thread.
@@ -66,7 +79,13 @@ impl Vcpu {
             buses,
             memory,
             exits,
+            gate: None,
         })
+    }
+
+    /// Lets a debugger stop this CPU.
+    pub(crate) fn set_gate(&mut self, gate: Arc<Gate>) {
+        self.gate = Some(gate);
     }
 
     /// The state that PVH prescribes: 32-bit protected mode, flat segments, paging off, EBX the
@@ -136,12 +155,47 @@ impl Vcpu {
         // Whoever waits must learn of a panic too.
         let _end = EndOnPanic(control, self.id);
         let _kick = Kickable::new(&mut self.fd);
+        let gate = self.gate.clone();
+        let gate = gate.as_ref();
+        let _entered = gate.map(|gate| gate.enter(self.id, CpuThread::this()));
         while !control.stopping() {
-            if let Err(error) = self.step() {
-                control.end(Err(error));
+            let result = match gate {
+                Some(gate) if gate.wanted() => self.settle(),
+                _ => self.step(),
+            };
+            match result {
+                Ok(Exit::Debug(stop)) => self.stand(gate, stop),
+                Ok(Exit::Answered | Exit::Interrupted) => {}
+                Err(error) => {
+                    let attached = gate.filter(|gate| gate.attached());
+                    self.stand(attached, Stop::from(&error));
+                    control.end(Err(error));
+                }
             }
         }
         (self.id == 0 && control.cut_short()).then(|| self.state())
+    }
+
+    /// Completes what the last exit began, for the debugger to find the CPU between two
+    /// instructions: KVM does that on the next KVM_RUN, which is made to return at once.
+    fn settle(&mut self) -> Result<Exit, RunError> {
+        loop {
+            self.fd.set_kvm_immediate_exit(1);
+            match self.step()? {
+                // Another part of the same access.
+                Exit::Answered => {}
+                Exit::Interrupted => return Ok(Exit::Debug(Stop::Paused)),
+                debug => return Ok(debug),
+            }
+        }
+    }
+
+    /// Stands until the debugger lets it go on.
+    fn stand(&mut self, gate: Option<&Arc<Gate>>, stop: Stop) {
+        let Some(gate) = gate else { return };
+        gate.stand(self.id, stop, &mut self.fd);
+        // A guest without the paravirtual clock need not be told that it stood: EINVAL.
+        let _ = self.fd.kvmclock_ctrl();
     }
 
     /// Runs the guest to its next exit and answers that.
@@ -149,13 +203,15 @@ impl Vcpu {
         unsafe_code,
         reason = "string I/O needs kvm_run's element size beside its data"
     )]
-    fn step(&mut self) -> Result<(), RunError> {
+    fn step(&mut self) -> Result<Exit, RunError> {
         let exits = &self.exits;
         let exit = match self.fd.run() {
             Ok(exit) => exit,
             Err(error) if matches!(error.errno(), EINTR | EAGAIN) => {
                 exits.interrupted.add();
-                return Ok(());
+                // Before the flags are looked at that the signal is about.
+                self.fd.set_kvm_immediate_exit(0);
+                return Ok(Exit::Interrupted);
             }
             Err(source) => {
                 return Err(RunError::Run {
@@ -194,6 +250,10 @@ impl Vcpu {
             }
             VcpuExit::Hlt => exits.halt.add(),
             VcpuExit::Intr => exits.interrupted.add(),
+            VcpuExit::Debug(info) if self.gate.is_some() => {
+                exits.other.add();
+                return Ok(Exit::Debug(Stop::from(&info)));
+            }
             VcpuExit::Shutdown => {
                 exits.shutdown.add();
                 return Err(RunError::TripleFault(self.state()));
@@ -222,7 +282,7 @@ impl Vcpu {
                 });
             }
         }
-        Ok(())
+        Ok(Exit::Answered)
     }
 
     /// Bytes of one access of a port exit, which REP INS and REP OUTS may hold several of.
@@ -273,6 +333,52 @@ impl Vcpu {
             control: [sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4],
             pvm: kvm::is_pvm(),
         })
+    }
+}
+
+impl From<&kvm_debug_exit_arch> for Stop {
+    fn from(info: &kvm_debug_exit_arch) -> Self {
+        Self::Debug {
+            exception: info.exception,
+            pc: info.pc,
+            dr6: info.dr6,
+        }
+    }
+}
+
+impl From<&RunError> for Stop {
+    fn from(error: &RunError) -> Self {
+        Self::Crashed {
+            triple_fault: matches!(error, RunError::TripleFault(_)),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// A thread that runs a CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct CpuThread(libc::pthread_t);
+
+impl CpuThread {
+    /// The calling thread.
+    #[expect(unsafe_code, reason = "a call to C")]
+    fn this() -> Self {
+        // SAFETY: takes nothing and cannot fail.
+        Self(unsafe { libc::pthread_self() })
+    }
+
+    /// As [`Running::kick`]; the thread must not have ended.
+    pub(crate) fn kick(self) {
+        let _ = self.kill(SIGRTMIN());
+    }
+}
+
+#[expect(unsafe_code, reason = "names a thread to send a signal to")]
+// SAFETY: it is the thread's own handle, and the gate forgets it, under its lock, before the thread
+// ends.
+unsafe impl Killable for CpuThread {
+    fn pthread_handle(&self) -> libc::pthread_t {
+        self.0
     }
 }
 
