@@ -18,7 +18,7 @@ const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 const TOP: [&str; 2] = ["ferrite", FUZZERS];
 /// Who may know whom: each room with the rooms it may depend on and the crates of its subject.
 /// Those of [`TOP`] may know everything.
-const MAY_KNOW: [(&str, &[&str]); 10] = [
+const MAY_KNOW: [(&str, &[&str]); 11] = [
     ("nvme-spec", &[]),
     ("storage", &["vm-memory", "rustix"]),
     ("nvme", &["nvme-spec", "storage", "vm-memory"]),
@@ -27,6 +27,10 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("nvme-suite", &["nvme-spec", "nvme-host"]),
     ("nvme-bench", &["nvme-spec", "nvme-host"]),
     ("nvme-oracle", &["nvme-spec", "nvme-host", "storage"]),
+    (
+        "ferrite-dbpage",
+        &["anyhow", "clap", "rustix", "serde", "serde_json"],
+    ),
     (
         "mutants",
         &["anyhow", "clap", "rustix", "serde", "serde_json", "toml"],

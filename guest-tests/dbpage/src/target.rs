@@ -1,0 +1,271 @@
+//! The file or block device that pages are written to.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, StatxFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use crate::error::Error;
+use crate::limits::AtomicLimits;
+use crate::page::SECTOR;
+
+/// `RWF_ATOMIC` of Linux 6.11 and later.
+const RWF_ATOMIC: u32 = 0x40;
+/// `STATX_DIOALIGN` of Linux 6.1 and later.
+const STATX_DIOALIGN: u32 = 0x2000;
+/// `STATX_WRITE_ATOMIC` of Linux 6.11 and later.
+const STATX_WRITE_ATOMIC: u32 = 0x1_0000;
+
+/// Whether the kernel's page cache is between us and the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Caching {
+    /// [`Direct`](Self::Direct) for block devices, [`Buffered`](Self::Buffered) for files.
+    #[default]
+    Usual,
+    /// `O_DIRECT`.
+    Direct,
+    /// Through the page cache.
+    Buffered,
+}
+
+/// What a target is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// To look at it.
+    Read,
+    /// To overwrite pages.
+    Write,
+    /// To make a region; a file that is not there is made.
+    Create,
+}
+
+/// How a page is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct How {
+    /// `RWF_ATOMIC`: wholly or not at all, or the kernel refuses.
+    pub atomic: bool,
+    /// `RWF_DSYNC`: durable when it returns.
+    pub dsync: bool,
+}
+
+/// An open file or block device.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    file: OwnedFd,
+    length: u64,
+    direct: bool,
+    is_device: bool,
+    block: u64,
+    atomic: AtomicLimits,
+}
+
+impl Target {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// What the kernel says, and what it is not taken for: folders, pipes, character devices.
+    pub fn open(path: &Path, access: Access, caching: Caching) -> Result<Self, Error> {
+        let name = path.display();
+        let mut flags = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::RDWR,
+            Access::Create => OFlags::RDWR | OFlags::CREATE,
+        };
+        flags |= OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let plain = |flags| {
+            rustix::fs::open(path, flags, mode).map_err(Error::system(format!("open {name}")))
+        };
+        let mut file = plain(flags)?;
+        let kind = rustix::fs::fstat(&file)
+            .map_err(Error::system(format!("stat {name}")))?
+            .st_mode;
+        let kind = FileType::from_raw_mode(kind);
+        let is_device = kind == FileType::BlockDevice;
+        if !is_device && kind != FileType::RegularFile {
+            return Err(Error::Option {
+                option: "TARGET",
+                value: name.to_string(),
+                rule: "pages are written to files and block devices".into(),
+                would_do: "/dev/nvme0n1 or a file's name would do".into(),
+            });
+        }
+        let direct = match caching {
+            Caching::Usual => is_device,
+            Caching::Direct => true,
+            Caching::Buffered => false,
+        };
+        if direct {
+            file = rustix::fs::open(path, flags | OFlags::DIRECT, mode)
+                .map_err(Error::system(format!("open {name} for direct I/O")))?;
+        }
+        let length = rustix::fs::seek(&file, SeekFrom::End(0))
+            .map_err(Error::system(format!("seek to the end of {name}")))?;
+        let mut target = Self {
+            path: path.to_owned(),
+            file,
+            length,
+            direct,
+            is_device,
+            block: SECTOR,
+            atomic: AtomicLimits::default(),
+        };
+        target.ask_limits();
+        Ok(target)
+    }
+
+    /// What the kernel says of block sizes and atomic writes; what it does not know stays.
+    fn ask_limits(&mut self) {
+        let wanted = StatxFlags::from_bits_retain(STATX_DIOALIGN | STATX_WRITE_ATOMIC);
+        let known = rustix::fs::statx(&self.file, c"", AtFlags::EMPTY_PATH, wanted);
+        if let Ok(known) = known {
+            if known.stx_mask & STATX_WRITE_ATOMIC != 0 {
+                self.atomic = AtomicLimits {
+                    unit_min: known.stx_atomic_write_unit_min,
+                    unit_max: known.stx_atomic_write_unit_max,
+                    segments_max: known.stx_atomic_write_segments_max,
+                };
+            }
+            if self.direct && known.stx_mask & STATX_DIOALIGN != 0 {
+                self.block = u64::from(known.stx_dio_offset_align).max(SECTOR);
+            }
+        }
+        if self.is_device
+            && let Ok(block) = rustix::fs::ioctl_blksszget(&self.file)
+        {
+            self.block = u64::from(block).max(SECTOR);
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// What offsets and lengths must be multiples of, in bytes.
+    #[must_use]
+    pub fn block(&self) -> u64 {
+        self.block
+    }
+
+    /// Whether it is a block device.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        self.is_device
+    }
+
+    /// Whether it is read and written without the page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Which atomic writes it takes.
+    #[must_use]
+    pub fn atomic(&self) -> AtomicLimits {
+        self.atomic
+    }
+
+    /// Makes a file at least this long.
+    ///
+    /// # Errors
+    /// A device that is shorter, and what the kernel says.
+    pub fn lengthen(&mut self, length: u64) -> Result<(), Error> {
+        if length <= self.length {
+            return Ok(());
+        }
+        if self.is_device {
+            return Err(Error::Option {
+                option: "--length",
+                value: crate::size::show(length),
+                rule: format!(
+                    "with --offset, {} has {} bytes",
+                    self.path.display(),
+                    self.length
+                ),
+                would_do: "a shorter region would do".into(),
+            });
+        }
+        rustix::fs::ftruncate(&self.file, length)
+            .map_err(Error::system(format!("lengthen {}", self.path.display())))?;
+        self.length = length;
+        Ok(())
+    }
+
+    /// Fills `bytes` from `offset`.
+    ///
+    /// # Errors
+    /// What the kernel says; its end.
+    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        let asked = bytes.len();
+        let mut slices = [IoSliceMut::new(bytes)];
+        let done = rustix::io::preadv(&self.file, &mut slices, offset)
+            .map_err(self.failed("read", asked, offset))?;
+        whole("read", done, asked, offset)
+    }
+
+    /// Writes `bytes` at `offset`, in one system call.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn write(&self, offset: u64, bytes: &[u8], how: How) -> Result<(), Error> {
+        let mut flags = ReadWriteFlags::empty();
+        flags.set(ReadWriteFlags::from_bits_retain(RWF_ATOMIC), how.atomic);
+        flags.set(ReadWriteFlags::DSYNC, how.dsync);
+        let slices = [IoSlice::new(bytes)];
+        let written = loop {
+            let written = if flags.is_empty() {
+                rustix::io::pwritev(&self.file, &slices, offset)
+            } else {
+                rustix::io::pwritev2(&self.file, &slices, offset, flags)
+            };
+            if written != Err(Errno::INTR) {
+                break written;
+            }
+        };
+        let what = if how.atomic {
+            "write atomically"
+        } else {
+            "write"
+        };
+        let done = written.map_err(self.failed(what, bytes.len(), offset))?;
+        whole("wrote", done, bytes.len(), offset)
+    }
+
+    /// Makes durable what was written before.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn sync(&self) -> Result<(), Error> {
+        rustix::fs::fdatasync(&self.file)
+            .map_err(Error::system(format!("fdatasync {}", self.path.display())))
+    }
+
+    fn failed(&self, what: &str, bytes: usize, offset: u64) -> impl FnOnce(Errno) -> Error {
+        let path = self.path.display();
+        Error::system(format!("{path}: {what} {bytes} bytes at {offset}"))
+    }
+}
+
+/// A page is one system call: a part of it is a failure.
+fn whole(what: &'static str, done: usize, asked: usize, offset: u64) -> Result<(), Error> {
+    if done == asked {
+        return Ok(());
+    }
+    Err(Error::Short {
+        what,
+        done,
+        asked,
+        offset,
+    })
+}
