@@ -6,12 +6,16 @@
     reason = "checks that fail by panicking"
 )]
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
 
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::{
-    BlockDevice, BlockQueue, GuestRam, IoError, Op, Queue, Reaped, Request, STEP_BYTES, Submitted,
+    BlockDevice, BlockQueue, GuestRam, IoError, Notify, Op, Queue, Reaped, Request, STEP_BYTES,
+    Submitted,
 };
 
 const DEVICE_BYTES: u64 = 4 << 20;
@@ -22,6 +26,35 @@ struct Bench {
     queue: Queue,
     memory: Arc<GuestRam>,
     keeps_data: bool,
+    /// Rings when something can be reaped, if the queue tells.
+    bell: Option<Arc<Bell>>,
+}
+
+/// Waits to be told.
+#[derive(Default)]
+struct Bell(Mutex<bool>, Condvar);
+
+/// How long a queue that tells may take: no test is as slow as a request that is lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Notify for Bell {
+    fn notify(&self) {
+        *self.0.lock().expect("no panic") = true;
+        self.1.notify_all();
+    }
+}
+
+impl Bell {
+    /// Waits until it has rung since the last time.
+    fn wait(&self) {
+        let rung = self.0.lock().expect("no panic");
+        let (mut rung, timeout) = self
+            .1
+            .wait_timeout_while(rung, PATIENCE, |rung| !*rung)
+            .expect("no panic");
+        assert!(!timeout.timed_out(), "nobody told of a request's end");
+        *rung = false;
+    }
 }
 
 /// Runs every check against devices that `make` gives for a size in bytes.
@@ -38,17 +71,11 @@ pub fn run(make: &dyn Fn(u64) -> Arc<dyn BlockDevice>) {
     let open = || {
         let device = make(DEVICE_BYTES);
         assert_eq!(device.geometry().bytes, DEVICE_BYTES);
-        Bench {
-            queue: device.open_queue(8).expect("a first queue opens"),
-            memory: Arc::new(
-                GuestRam::from_ranges(&[
-                    (GuestAddress(0), RAM_BYTES / 2),
-                    (GuestAddress(RAM_BYTES as u64 / 2), RAM_BYTES / 2),
-                ])
-                .expect("guest memory"),
-            ),
-            keeps_data: device.capabilities().keeps_data,
-        }
+        let memory = GuestRam::from_ranges(&[
+            (GuestAddress(0), RAM_BYTES / 2),
+            (GuestAddress(RAM_BYTES as u64 / 2), RAM_BYTES / 2),
+        ]);
+        Bench::new(&*device, 8, Arc::new(memory.expect("guest memory")))
     };
     fresh_device_reads_zeroes(&mut open());
     scattered_write_reads_back(&mut open());
@@ -65,6 +92,17 @@ pub fn run(make: &dyn Fn(u64) -> Arc<dyn BlockDevice>) {
 }
 
 impl Bench {
+    fn new(device: &dyn BlockDevice, depth: usize, memory: Arc<GuestRam>) -> Self {
+        let mut queue = device.open_queue(depth).expect("a queue opens");
+        let bell = Arc::new(Bell::default());
+        Self {
+            bell: queue.set_notify(bell.clone()).then_some(bell),
+            queue,
+            memory,
+            keeps_data: device.capabilities().keeps_data,
+        }
+    }
+
     /// Submits and reaps until the request is back.
     fn finish(&mut self, request: Request) -> (Box<Request>, Result<(), IoError>, usize) {
         match self.queue.submit(Box::new(request), &self.memory) {
@@ -76,6 +114,13 @@ impl Bench {
                 while done.is_empty() {
                     assert_eq!(self.queue.pending(), 1);
                     self.queue.kick();
+                    // What tells is waited for as a shard does that sleeps: only while there is
+                    // nothing to reap.
+                    while let Some(bell) = &self.bell
+                        && !self.queue.runnable()
+                    {
+                        bell.wait();
+                    }
                     self.queue.reap(&mut done);
                     polls += 1;
                     assert!(polls < 1_000_000, "a request never came back");
@@ -261,11 +306,7 @@ fn two_queues_see_one_device(make: &dyn Fn(u64) -> Arc<dyn BlockDevice>) {
     let device = make(DEVICE_BYTES);
     let memory =
         Arc::new(GuestRam::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).expect("guest memory"));
-    let bench = || Bench {
-        queue: device.open_queue(4).expect("a queue opens"),
-        memory: memory.clone(),
-        keeps_data: device.capabilities().keeps_data,
-    };
+    let bench = || Bench::new(&*device, 4, memory.clone());
     let (mut first, mut second) = (bench(), bench());
     first.fill(0, 0x77, 4096);
     assert_eq!(first.transfer(Op::Write, 8192, &[(0, 4096)]), Ok(()));

@@ -117,6 +117,22 @@ pub trait BlockQueue: Send {
     fn runnable(&self) -> bool {
         self.pending() > 0
     }
+
+    /// Says whom to tell when [`runnable`](Self::runnable) turns true by something that happens
+    /// outside. `false`: nobody is told, and whoever has the queue looks from time to time.
+    fn set_notify(&mut self, notify: Arc<dyn Notify>) -> bool {
+        let _ = notify;
+        false
+    }
+}
+
+/// Hears that a queue has something to reap.
+///
+/// Called by any thread, after what there is to reap was stored: an implementer must not block,
+/// and must not call the queue.
+pub trait Notify: Send + Sync {
+    /// Has the queue's owner poll soon.
+    fn notify(&self);
 }
 
 /// A queue of any backend; the ones on the hot path are dispatched by enum.
@@ -165,5 +181,9 @@ impl BlockQueue for Queue {
 
     fn runnable(&self) -> bool {
         each!(self, queue => queue.runnable())
+    }
+
+    fn set_notify(&mut self, notify: Arc<dyn Notify>) -> bool {
+        each!(self, queue => queue.set_notify(notify))
     }
 }

@@ -12,24 +12,26 @@
 //! copied, and comes back whatever happens, so the hot path allocates nothing.
 //!
 //! Backends: [`ram::Ram`] (memfd, memory taken on first write) and [`null::Null`] (keeps no
-//! data). [`Queue`] dispatches those by enum and any other through a trait object.
+//! data), which [`Queue`] dispatches by enum; [`file::Image`] (a raw image) and any other through a
+//! trait object. A backend that waits for something tells its queue's owner by [`Notify`].
 //!
 //! [`media::Media`] goes around any of them: the model of a drive's indirection unit.
 //!
-//! Left out, for now: files, NBD, and the rest of the media model (cache, flash, power).
+//! Left out, for now: io_uring, NBD, and the rest of the media model (cache, flash, power).
 
 #![forbid(unsafe_code)]
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod device;
+pub mod file;
 pub mod media;
 pub mod null;
 pub mod ram;
 mod request;
 
 pub use device::{
-    BlockDevice, BlockQueue, Capabilities, Geometry, OpenError, Queue, Reaped, STEP_BYTES,
+    BlockDevice, BlockQueue, Capabilities, Geometry, Notify, OpenError, Queue, Reaped, STEP_BYTES,
     Submitted,
 };
 pub use request::{IoError, Op, Request, Segment};

@@ -14,8 +14,8 @@ use thiserror::Error;
 use self::counters::Counters;
 pub use self::counters::MediaStats;
 use crate::{
-    BlockDevice, BlockQueue, Capabilities, Geometry, GuestRam, IoError, Op, OpenError, Queue,
-    Reaped, Request, Submitted,
+    BlockDevice, BlockQueue, Capabilities, Geometry, GuestRam, IoError, Notify, Op, OpenError,
+    Queue, Reaped, Request, Submitted,
 };
 
 /// The smallest and largest indirection unit, in bytes.
@@ -143,6 +143,10 @@ impl BlockQueue for MediaQueue {
 
     fn runnable(&self) -> bool {
         self.inner.runnable()
+    }
+
+    fn set_notify(&mut self, notify: Arc<dyn Notify>) -> bool {
+        self.inner.set_notify(notify)
     }
 }
 

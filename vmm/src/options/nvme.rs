@@ -1,5 +1,6 @@
 //! `--nvme`, and `[[nvme]]` of a file: a controller and its namespaces.
 
+mod backend;
 mod file;
 mod formats;
 mod table;
@@ -13,7 +14,7 @@ use nvme::{
     lint::LintLog,
 };
 use nvme_spec::registers::Vs;
-use storage::{BlockDevice, media::Media, null::Null, ram::Ram};
+use storage::{BlockDevice, media::Media, null::Null};
 
 use self::table::{CONTROLLER_KEYS, NAMESPACE_KEYS};
 use super::{
@@ -22,17 +23,8 @@ use super::{
     parse_extent,
 };
 
+pub use backend::Backend;
 pub use file::{ConfigFile, ConfigFileError};
-
-/// What stands behind a namespace.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Backend {
-    /// Memory.
-    #[default]
-    Ram,
-    /// Nothing: what is written is dropped.
-    Null,
-}
 
 /// How the guest's doorbells come to the controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -49,7 +41,7 @@ pub enum Doorbells {
 /// What may differ from namespace to namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NamespaceOptions {
-    /// Bytes.
+    /// Bytes; of an image that is there, its own.
     pub size: u64,
     /// Bytes of a logical block at first; see [`block_bytes`](Self::block_bytes).
     pub lba: Option<u64>,
@@ -57,6 +49,8 @@ pub struct NamespaceOptions {
     pub formats: Option<Vec<u64>>,
     /// What stores it.
     pub backend: Backend,
+    /// An image that is not there is made, of `size` bytes.
+    pub create: bool,
     /// What it promises beyond the controller's atomic units.
     pub atomics: NamespaceAtomics,
     /// Bytes of the indirection unit, if one is modelled.
@@ -88,8 +82,8 @@ pub struct NvmeOptions {
     pub workers: u16,
     /// How long a worker polls before it sleeps, in microseconds.
     pub poll_us: u64,
-    /// Whether a volatile write cache is reported.
-    pub cache: CacheMode,
+    /// Whether a volatile write cache is reported; see [`cache_mode`](Self::cache_mode).
+    pub cache: Option<CacheMode>,
     /// How doorbells come to the controller.
     pub doorbells: Doorbells,
     /// The version of the specification.
@@ -117,6 +111,7 @@ impl Default for NamespaceOptions {
             lba: None,
             formats: None,
             backend: Backend::Ram,
+            create: false,
             atomics: NamespaceAtomics::default(),
             iu: None,
             nows: None,
@@ -138,7 +133,7 @@ impl Default for NvmeOptions {
             mdts: u64::from(config.mdts_bytes),
             workers: config.shards,
             poll_us: 20,
-            cache: config.cache,
+            cache: None,
             doorbells: Doorbells::default(),
             version: config.version,
             atomics: config.atomics,
@@ -251,7 +246,8 @@ impl NvmeOptions {
     /// The options of each namespace, NSID 1 first.
     ///
     /// # Errors
-    /// When there is an `nsN` beyond the number of namespaces.
+    /// When there is an `nsN` beyond the number of namespaces, or an image is not there or not of
+    /// a size that it can have.
     pub fn each_namespace(&self) -> Result<Vec<NamespaceOptions>, OptionError> {
         if let Some((&nsid, overrides)) = self.overrides.iter().find(|(n, _)| **n > self.namespaces)
         {
@@ -274,6 +270,13 @@ impl NvmeOptions {
                     set.unwrap_or(Ok(()))
                         .map_err(|reason| self.error(&format!("ns{nsid}.{key}"), value, reason))?;
                 }
+                // A size for all says nothing of the image of one.
+                let own = |key: &str| {
+                    let overrides = self.overrides.get(&nsid);
+                    overrides.is_some_and(|overrides| overrides.contains_key(key))
+                };
+                let asked = own("size") || (!own("backend") && self.given.contains_key("size"));
+                self.size_of_image(&mut options, asked)?;
                 Ok(options)
             })
             .collect()
@@ -292,7 +295,8 @@ impl NvmeOptions {
     }
 
     fn checked(&self, each: &[NamespaceOptions]) -> Result<ControllerConfig, OptionError> {
-        let config = self.config(each, |ns| Ok(Arc::new(Null::new(ns.size)) as _))?;
+        let null = |ns: &NamespaceOptions, _| Ok(Arc::new(Null::new(ns.size)) as _);
+        let config = self.config(each, null)?;
         config.validate().map_err(|error| {
             let reason = format!("{}; {}", error.rule, error.hint);
             self.error(error.key, error.value, reason)
@@ -316,23 +320,15 @@ impl NvmeOptions {
         let mut each = self.each_namespace()?;
         // Rules first: nothing is allocated for a bad value.
         self.draft(&mut each)?;
-        self.config(&each, |ns| match ns.backend {
-            Backend::Null => Ok(Arc::new(Null::new(ns.size))),
-            Backend::Ram => match Ram::new(ns.size) {
-                Ok(ram) => Ok(Arc::new(ram)),
-                Err(error) => {
-                    let reason = format!("{:#}", anyhow::Error::new(error));
-                    Err(self.error("size", Size(ns.size).to_string(), reason))
-                }
-            },
-        })
+        self.config(&each, |ns, cache| self.open(ns, cache))
     }
 
     fn config(
         &self,
         each: &[NamespaceOptions],
-        mut open: impl FnMut(&NamespaceOptions) -> Result<Arc<dyn BlockDevice>, OptionError>,
+        mut open: impl FnMut(&NamespaceOptions, CacheMode) -> Result<Arc<dyn BlockDevice>, OptionError>,
     ) -> Result<ControllerConfig, OptionError> {
+        let cache = self.cache_mode(each);
         let namespaces = each
             .iter()
             .map(|ns| {
@@ -344,7 +340,7 @@ impl NvmeOptions {
                     atomics: ns.atomics,
                     optimal_write: ns.nows,
                     optimal_boundary: ns.noiob,
-                    ..NamespaceConfig::new(self.with_unit(open(ns)?, ns.iu)?, lba_bytes)
+                    ..NamespaceConfig::new(self.with_unit(open(ns, cache)?, ns.iu)?, lba_bytes)
                 })
             })
             .collect::<Result<_, _>>()?;
@@ -358,7 +354,7 @@ impl NvmeOptions {
                 .vectors
                 .unwrap_or_else(|| self.queues.saturating_add(1).min(MAX_VECTORS)),
             mdts_bytes: u32::try_from(self.mdts).unwrap_or(u32::MAX),
-            cache: self.cache,
+            cache,
             shadow_doorbells: self.doorbells != Doorbells::Trapped,
             shards: self.workers,
             atomics: self.atomics,

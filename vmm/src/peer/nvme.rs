@@ -104,7 +104,7 @@ impl QemuNvme {
                 "depth: QEMU's queues have up to {QUEUE_ENTRIES} entries, here there are {depth}"
             ));
         }
-        if *cache != CacheMode::Volatile {
+        if cache.unwrap_or_default() != CacheMode::Volatile {
             notes.push("cache: QEMU always reports a volatile write cache".to_string());
         }
         if *asked != Vs::V1_4 {
@@ -120,6 +120,9 @@ impl QemuNvme {
         let recommends = |ns: &NamespaceOptions| (ns.iu, ns.nows, ns.noiob) != (None, None, None);
         if each.iter().any(recommends) {
             notes.push("iu, nows, noiob: QEMU has no indirection unit".to_string());
+        }
+        if each.iter().any(|ns| ns.backend.path().is_some()) {
+            notes.push("backend: QEMU's namespaces are in memory".to_string());
         }
         if each.iter().any(|ns| ns.formats.is_some()) {
             notes.push(
@@ -146,6 +149,7 @@ impl QemuNvme {
                         size,
                         lba: _,
                         backend: _,
+                        create: _,
                         // Said in the notes.
                         formats: _,
                         atomics: _,

@@ -75,10 +75,11 @@ pub struct ControllerConfig {
 /// Whether Identify reports a volatile write cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum CacheMode {
-    /// None: completed writes are as durable as the backend.
+    /// None: completed writes are durable, as far as the backend knows.
     #[default]
     None,
-    /// One is reported, with feature 06h; it is empty at all times until the power model fills it.
+    /// One is reported, with feature 06h: what is written may be lost until a Flush. Memory has
+    /// none in fact; an image's is the host's page cache.
     Volatile,
 }
 
@@ -281,6 +282,15 @@ impl ControllerConfig {
         )?;
         for namespace in &self.namespaces {
             self.validate_formats(namespace)?;
+        }
+        let volatile = |ns: &NamespaceConfig| ns.device.capabilities().volatile_cache;
+        if self.cache == CacheMode::None && self.namespaces.iter().any(volatile) {
+            return Err(ConfigError::new(
+                "cache",
+                "none",
+                "a backend that may lose completed writes has a volatile write cache, which is told",
+                "use cache=volatile, or a backend whose writes are durable",
+            ));
         }
         granularity::validate(self)?;
         atomicity::validate(self)

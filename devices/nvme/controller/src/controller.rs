@@ -68,7 +68,7 @@ impl Controller {
                 .any(|&lba| u64::from(lba) > STEP_BYTES),
             registers: Mutex::new(Registers::new()),
             doorbells: Doorbells::new(config.io_queues, config.shards),
-            mailboxes: Mailboxes::new(config.shards),
+            mailboxes: Arc::new(Mailboxes::new(config.shards)),
             faults: AtomicU32::new(0),
             settings: Settings::new(config.vectors),
             warnings: AtomicU32::new(0),

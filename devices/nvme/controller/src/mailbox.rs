@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use storage::Notify;
+
 use crate::{
     ids::{AdminTicket, Epoch, ShardId},
     park::Park,
@@ -206,6 +208,19 @@ impl Mailboxes {
         if let Some(mailbox) = self.get(shard) {
             mailbox.ring();
         }
+    }
+}
+
+/// A backend's way to ring for the shard that has its queue. It holds nothing but the mailboxes:
+/// whoever lets it go last ends no device.
+pub(crate) struct Bell {
+    pub(crate) mailboxes: Arc<Mailboxes>,
+    pub(crate) shard: ShardId,
+}
+
+impl Notify for Bell {
+    fn notify(&self) {
+        self.mailboxes.ring(self.shard);
     }
 }
 

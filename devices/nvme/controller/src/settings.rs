@@ -22,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) coalescing_ns: AtomicU64,
     /// Only what holds when the power fails holds between commands (Write Atomicity Normal, DN).
     pub(crate) disable_normal: AtomicBool,
+    /// The host has switched the volatile write cache off: writes are durable when they complete.
+    pub(crate) write_through: AtomicBool,
     /// Vectors that do not coalesce.
     pub(crate) coalescing_disabled: Box<[AtomicBool]>,
 }
@@ -36,6 +38,7 @@ impl Settings {
             coalescing_count: AtomicU32::new(0),
             coalescing_ns: AtomicU64::new(0),
             disable_normal: AtomicBool::new(false),
+            write_through: AtomicBool::new(false),
             coalescing_disabled: (0..vectors).map(|_| AtomicBool::new(false)).collect(),
         };
         settings.reset();
@@ -48,6 +51,7 @@ impl Settings {
         self.set_arbitration(Arbitration::new().with_ab(ARBITRATION_NO_LIMIT));
         self.set_coalescing(InterruptCoalescing::new());
         self.disable_normal.store(false, Ordering::Relaxed);
+        self.write_through.store(false, Ordering::Relaxed);
         for disabled in &self.coalescing_disabled {
             disabled.store(false, Ordering::Relaxed);
         }

@@ -39,7 +39,8 @@ pub(crate) struct Shared {
     pub(crate) has_large_blocks: bool,
     pub(crate) registers: Mutex<Registers>,
     pub(crate) doorbells: Doorbells,
-    pub(crate) mailboxes: Mailboxes,
+    /// Backends ring them too.
+    pub(crate) mailboxes: Arc<Mailboxes>,
     pub(crate) faults: AtomicU32,
     pub(crate) settings: Settings,
     /// Messages logged about what the guest did.

@@ -13,11 +13,10 @@ use super::{
         keys::{Form, Key, choose, number, word, words},
         parse_extent, parse_size,
     },
-    Backend, Doorbells, NamespaceOptions, NvmeOptions, formats,
+    Doorbells, NamespaceOptions, NvmeOptions, backend, formats,
 };
 
 /// Words and what they stand for.
-const BACKENDS: [(&str, Backend); 2] = [("ram", Backend::Ram), ("null", Backend::Null)];
 const CACHES: [(&str, CacheMode); 2] =
     [("none", CacheMode::None), ("volatile", CacheMode::Volatile)];
 const TEARS: [(&str, Tear); 3] = [
@@ -53,7 +52,7 @@ fn text_into(field: &mut String, text: &str) -> Result<(), String> {
 }
 
 /// Keys that a namespace may have for itself, as `nsN.key`.
-pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 14] = [
+pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 15] = [
     Key {
         name: "size",
         form: Form::Size("a whole number of logical blocks"),
@@ -80,11 +79,19 @@ pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 14] = [
     },
     Key {
         name: "backend",
-        form: Form::Word(|| words(&BACKENDS)),
-        help: "what stores it: memory, or nothing",
+        form: Form::Word(|| backend::FORMS.to_vec()),
+        help: "what stores it: memory, nothing, or a raw image, whose size is the namespace's",
         unset: "",
-        set: |ns, text| choose(&BACKENDS, text).map(|backend| ns.backend = backend),
-        get: |ns| word(&BACKENDS, &ns.backend),
+        set: |ns, text| backend::parse(text).map(|backend| ns.backend = backend),
+        get: |ns| Some(ns.backend.text()),
+    },
+    Key {
+        name: "create",
+        form: Form::Flag(["off", "on"]),
+        help: "make an image that is not there, of size, all zeroes",
+        unset: "",
+        set: |ns, text| choose(&OFF_ON, text).map(|create| ns.create = create),
+        get: |ns| word(&OFF_ON, &ns.create),
     },
     Key {
         name: "iu",
@@ -229,10 +236,10 @@ pub(super) const CONTROLLER_KEYS: [Key<NvmeOptions>; 18] = [
     Key {
         name: "cache",
         form: Form::Word(|| words(&CACHES)),
-        help: "whether a volatile write cache is reported",
-        unset: "",
-        set: |o, text| choose(&CACHES, text).map(|cache| o.cache = cache),
-        get: |o| word(&CACHES, &o.cache),
+        help: "whether a volatile write cache is reported; with none, writes of an image are durable at once",
+        unset: "volatile with a file, else none",
+        set: |o, text| choose(&CACHES, text).map(|cache| o.cache = Some(cache)),
+        get: |o| o.cache.and_then(|cache| word(&CACHES, &cache)),
     },
     Key {
         name: "awun",

@@ -226,6 +226,8 @@ impl Admin {
             FeatureKind::VolatileWriteCache => {
                 let wce = VolatileWriteCache::from(sqe.cdw11).wce();
                 self.features.write_cache = VolatileWriteCache::new().with_wce(wce);
+                let through = &cx.shared.settings.write_through;
+                through.store(!wce, Ordering::Relaxed);
             }
             FeatureKind::NumberOfQueues => {
                 let asked = NumberOfQueues::from(sqe.cdw11);

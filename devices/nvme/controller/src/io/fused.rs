@@ -13,7 +13,7 @@ use storage::{Op, Request};
 use super::{
     IoEngine, Pending, Submission,
     job::Job,
-    prepare::{buffer, namespace, transfer},
+    prepare::{buffer, namespace, transfer, writes_through},
 };
 use crate::{
     command::Command,
@@ -161,7 +161,7 @@ impl Job {
             ..Sqe::default()
         };
         request.reset(request.tag, Op::Write, offset, len);
-        request.fua = fused.fua;
+        request.fua = fused.fua || writes_through(work);
         request.whole = fused.whole;
         prp::walk(
             request,

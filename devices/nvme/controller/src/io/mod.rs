@@ -7,10 +7,13 @@ mod prepare;
 mod ranges;
 mod settle;
 
-use std::{collections::VecDeque, sync::atomic::Ordering};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+};
 
 use nvme_spec::{Sqe, Status, queue::DsmRange};
-use storage::{BlockQueue, IoError, Op, OpenError, Queue, Reaped, Request, Submitted};
+use storage::{BlockQueue, IoError, Notify, Op, OpenError, Queue, Reaped, Request, Submitted};
 
 pub(crate) use self::{
     fused::{Half, is_first, is_pair},
@@ -28,6 +31,7 @@ use crate::{
     command::Command,
     config::{MIN_PAGE_BYTES, Tear},
     ids::ShardId,
+    mailbox::Bell,
     shared::Shared,
     work::Work,
 };
@@ -73,6 +77,8 @@ pub(crate) struct IoEngine {
     chance: Chance,
     /// One queue a namespace, NSID 1 first.
     queues: Vec<Queue>,
+    /// Whether each of these rings when it has something to reap.
+    rings: Vec<bool>,
     slots: Vec<Slot>,
     free: Vec<u16>,
     /// Slots whose request waits to be submitted, oldest first.
@@ -120,11 +126,18 @@ struct Pending {
 
 impl IoEngine {
     pub(crate) fn new(shared: &Shared, shard: ShardId) -> Result<Self, OpenError> {
-        let queues = shared
+        let mut queues = shared
             .namespaces
             .iter()
             .map(|namespace| namespace.device.open_queue(IN_FLIGHT))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let mailboxes = &shared.mailboxes;
+        let bell: Arc<dyn Notify> = Arc::new(Bell {
+            mailboxes: mailboxes.clone(),
+            shard,
+        });
+        let rings = queues.iter_mut().map(|q| q.set_notify(bell.clone()));
+        let rings = rings.collect();
         // A page each, and one more when the first begins within a page.
         let pages = shared.config.mdts_bytes.min(ROOM_BYTES) / MIN_PAGE_BYTES + 1;
         let segments = usize::try_from(pages).unwrap_or_default();
@@ -139,6 +152,7 @@ impl IoEngine {
             shard,
             chance: Chance::new(shared.config.seed ^ u64::from(shard) << 48),
             queues,
+            rings,
             slots: (0..count).map(slot).collect(),
             free: (0..count).rev().collect(),
             deferred: VecDeque::with_capacity(IN_FLIGHT),
@@ -175,7 +189,13 @@ impl IoEngine {
         if self.is_idle() || self.runnable() {
             return false;
         }
-        self.rooms > 0 || self.queues.iter().any(|queue| queue.pending() > 0)
+        // What is full has something pending, and with that it rings.
+        let silent = self.queues.iter().zip(&self.rings);
+        let mut silent = silent.filter(|(_, rings)| !**rings);
+        match self.rooms > 0 {
+            true => silent.next().is_some() || self.queues.iter().all(|q| q.pending() == 0),
+            false => silent.any(|(queue, _)| queue.pending() > 0),
+        }
     }
 
     /// Starts a command; the caller has made sure of [`room`](Self::room).

@@ -1,5 +1,7 @@
 //! I/O commands checked and turned into their first request (NVM 3.2).
 
+use std::sync::atomic::Ordering;
+
 use nvme_spec::{
     NSID_BROADCAST, Sqe, Status,
     queue::{DSM_MAX_RANGES, DsmCdw10, DsmCdw11, DsmRange, RwCdw12, WriteZeroesCdw12},
@@ -79,6 +81,7 @@ pub(super) fn prepare(
                 return Err(Status::INVALID_FIELD.dnr());
             }
             transfer(work, format, sqe, request, Op::Write)?;
+            request.fua |= writes_through(work);
         }
         IoKind::Compare => transfer(work, format, sqe, request, Op::Compare)?,
         IoKind::Verify => range(format, sqe, request, Op::Verify)?,
@@ -91,11 +94,17 @@ pub(super) fn prepare(
                 Op::WriteZeroes
             };
             range(format, sqe, request, op)?;
-            request.fua = cdw12.fua();
+            request.fua = cdw12.fua() || writes_through(work);
         }
         IoKind::DatasetManagement => return dataset_management(work, format, sqe, request, job),
     }
     Ok(Prepared::Request)
+}
+
+/// Whether writes are durable when they complete, whatever they say: the host has switched the
+/// volatile write cache off (Base 5.1.25.1.4).
+pub(super) fn writes_through(work: &Work<'_>) -> bool {
+    work.shared.settings.write_through.load(Ordering::Relaxed)
 }
 
 /// A command that moves the data of its blocks.
