@@ -287,6 +287,7 @@ pub fn run(
         let reason = "null keeps no data, so nothing that is written can be verified; give ram";
         return Err(selftest.nvme.error("backend", "null", reason).into());
     }
+    selftest.nvme.refuse_images(&each, "selftest")?;
     let mut config = selftest.nvme.build()?;
     let collector = config.lint.is_some().then(Collector::new);
     config.lint = collector

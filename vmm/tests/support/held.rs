@@ -21,6 +21,8 @@ pub(crate) struct Gate {
     pub(crate) fail: Option<IoError>,
     /// The thread that brings a request dies.
     pub(crate) deadly: bool,
+    /// The request that came in last was to be durable when it ends.
+    pub(crate) durable: bool,
     /// Requests that have come in, of all queues.
     pub(crate) submitted: usize,
     /// Requests held now.
@@ -85,6 +87,7 @@ impl BlockQueue for HeldQueue {
         assert!(!deadly, "a backend with a defect");
         let full = self.device.with(|gate| {
             let full = self.waiting.len() >= gate.depth;
+            gate.durable = request.fua;
             gate.submitted += usize::from(!full);
             gate.held += usize::from(!full);
             full

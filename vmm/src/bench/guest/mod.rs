@@ -198,6 +198,7 @@ pub fn run(
                       ram, or measure it with `ferrite bench core`";
         return Err(bench.nvme.error("backend", "null", reason).into());
     }
+    bench.nvme.refuse_images(&each, "bench guest")?;
     let mut notes = Vec::new();
     let mut sides = vec![Guest::Ferrite];
     if let Some(qemu) = qemu {

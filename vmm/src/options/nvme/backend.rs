@@ -75,6 +75,27 @@ impl NvmeOptions {
         })
     }
 
+    /// Refuses images that are there already, for a command that writes over all that it finds.
+    ///
+    /// # Errors
+    /// The image, and what would do.
+    pub fn refuse_images(
+        &self,
+        each: &[NamespaceOptions],
+        command: &str,
+    ) -> Result<(), OptionError> {
+        let there = each
+            .iter()
+            .find(|ns| ns.backend.path().is_some_and(Path::exists));
+        there.map_or(Ok(()), |ns| {
+            let reason = format!(
+                "{command} writes over all that is stored, so it takes no file that is there; give \
+                 the path of one to make, with create=on and size="
+            );
+            Err(self.error("backend", ns.backend.text(), reason))
+        })
+    }
+
     /// Gives a namespace whose image is there the size of that; `asked` is whether the size that
     /// it has was asked for in the same breath as the image.
     pub(super) fn size_of_image(

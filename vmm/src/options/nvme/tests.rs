@@ -54,7 +54,12 @@ fn each_wrong_value_is_refused_with_key_value_and_reason() {
         ("size=0", "size", "at least one"),
         ("size=4097", "size", "multiple of 512"),
         ("size=8T8", "size", "not a size"),
-        ("backend=disk", "backend", "ram or null"),
+        ("backend=disk", "backend", "ram, null or file:PATH"),
+        ("backend=file:", "backend", "file:PATH"),
+        ("backend=file:/nonesuch", "backend", "create=on"),
+        ("backend=file:/nonesuch,create=on", "backend", "size="),
+        ("backend=file:/dev", "backend", "neither a file nor"),
+        ("create=on", "create", "backend=file:PATH"),
         ("queues=0", "queues", "1 to 65535"),
         ("queues=65536", "queues", "1 to 65535"),
         ("depth=1", "depth", "2 to 65536"),
@@ -75,7 +80,11 @@ fn each_wrong_value_is_refused_with_key_value_and_reason() {
         ("ns0.lba=4K", "ns0.lba", "namespace's number"),
         ("ns1.lba=3", "ns1.lba", "power of two"),
         ("ns1.colour=red", "ns1.colour", "no such key"),
-        ("colour=red", "colour", "size, lba, formats, backend, iu"),
+        (
+            "colour=red",
+            "colour",
+            "size, lba, formats, backend, create, iu",
+        ),
         ("queue=3", "queue", "did you mean queues?"),
         ("ns1.queues=3", "ns1.queues", "of the whole controller"),
         (
@@ -111,6 +120,63 @@ fn each_wrong_value_is_refused_with_key_value_and_reason() {
         assert_eq!(error.key, key, "{text}: {error}");
         assert!(error.to_string().contains(reason), "{text}: {error}");
     }
+}
+
+#[test]
+fn an_image_has_its_own_size() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a,b");
+    std::fs::write(&path, vec![0; 66 << 10]).expect("room");
+    let file = path.display().to_string().replace(',', ",,");
+    let sizes = |options: &str| -> Result<Vec<u64>, OptionError> {
+        let config = built(&options.replace('@', &format!("file:{file}")))?;
+        let namespaces = config.namespaces.iter();
+        Ok(namespaces.map(|ns| ns.device.geometry().bytes).collect())
+    };
+    let own = 66 << 10;
+    for (options, expected) in [
+        ("backend=@", vec![own]),
+        ("backend=@,size=66K", vec![own]),
+        ("backend=@,create=on", vec![own]),
+        ("namespaces=2,size=1M,ns2.backend=@", vec![1 << 20, own]),
+        (
+            "namespaces=2,size=1M,ns2.backend=@,ns2.size=66K",
+            vec![1 << 20, own],
+        ),
+        (
+            "namespaces=2,backend=@,ns1.backend=null,ns1.size=4K",
+            vec![4096, own],
+        ),
+    ] {
+        assert_eq!(sizes(options), Ok(expected), "{options}");
+    }
+    for (options, key, reason) in [
+        ("backend=@,size=64K", "backend", "leave size out"),
+        ("size=1M,backend=@", "backend", "leave size out"),
+        (
+            "namespaces=2,ns2.backend=@,ns2.size=1M",
+            "ns2.backend",
+            "leave size out",
+        ),
+        ("backend=@,lba=4K", "backend", "69632"),
+        ("namespaces=2,backend=@", "backend", "in use"),
+        ("backend=@,formats=512:4K", "size", "multiple of 4096"),
+    ] {
+        let error = sizes(options).expect_err(options);
+        assert_eq!(error.key, key, "{options}: {error}");
+        assert!(error.to_string().contains(reason), "{options}: {error}");
+    }
+    let made = folder.path().join("made").display().to_string();
+    let options = format!("backend=file:{made},create=on,size=1M");
+    let mut made = NvmeOptions::default();
+    made.apply(&options).expect("valid");
+    made.check().expect("valid");
+    assert!(
+        !folder.path().join("made").exists(),
+        "a check makes nothing"
+    );
+    assert_eq!(sizes(&options), Ok(vec![1 << 20]));
+    assert_eq!(sizes(&options), Ok(vec![1 << 20]), "and it stays");
 }
 
 /// The first block size of each configuration, and its formats.
