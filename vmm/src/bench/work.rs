@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use nvme::{AtomicUnits, ControllerConfig, Extent, NamespaceConfig};
+use nvme::{AtomicUnits, ControllerConfig, Extent, NamespaceConfig, trace::Watch};
 use nvme_host::{Transport, command};
 use nvme_spec::Sqe;
 use storage::{BlockDevice, media::Media, null::Null, ram::Ram};
 
 use super::rig::{Lane, Rig, Shape};
+use crate::nvme::MonotonicClock;
 
 /// Bytes of the namespace: more than caches hold.
 pub(super) const DEVICE_BYTES: u64 = 256 << 20;
@@ -68,6 +69,30 @@ pub(super) struct Work {
     /// Bytes of a transfer; 0 for a Flush.
     pub(super) bytes: u64,
     write: bool,
+    watched: Watched,
+}
+
+/// How closely the controller is watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Watched {
+    Not,
+    /// By the flight recorder.
+    Recorded,
+    /// By the flight recorder, and counted and timed.
+    Counted,
+}
+
+impl Watched {
+    fn watch(self) -> Watch {
+        /// Commands that the flight recorder keeps, as by default.
+        const RECORDER: u32 = 64;
+        Watch {
+            recorder: if self == Self::Not { 0 } else { RECORDER },
+            statistics: self == Self::Counted,
+            clock: Some(Arc::new(MonotonicClock::start())),
+            ..Watch::default()
+        }
+    }
 }
 
 /// What is behind the namespace.
@@ -95,6 +120,7 @@ const NULL: Work = Work {
     unit: 1,
     bytes: 4096,
     write: false,
+    watched: Watched::Not,
 };
 const RAM: Work = Work {
     id: "ram-4k",
@@ -109,7 +135,7 @@ const WRITE: Work = Work {
     ..RAM
 };
 
-pub(super) const WORK: [Work; 19] = [
+pub(super) const WORK: [Work; 21] = [
     Work {
         id: "flush",
         name: "Flush over null: fetch, decode, complete",
@@ -133,6 +159,20 @@ pub(super) const WORK: [Work; 19] = [
         NULL.id,
     )
     .shadowed(),
+    Work {
+        id: "null-4k-recorded",
+        name: "the same, with the flight recorder",
+        watched: Watched::Recorded,
+        base: NULL.id,
+        ..NULL
+    },
+    Work {
+        id: "null-4k-counted",
+        name: "the same, recorded, counted and timed",
+        watched: Watched::Counted,
+        base: NULL.id,
+        ..NULL
+    },
     NULL.on_two("null-4k-shards2", "the same, 2 shards", NULL.id),
     Work {
         id: "null-128k",
@@ -249,6 +289,7 @@ impl Work {
                 power_fail: None,
                 compare_and_write: None,
             },
+            watch: self.watched.watch(),
             ..ControllerConfig::default()
         };
         let (mut rig, lanes) = Rig::new(config, self.shape)?;

@@ -5,18 +5,20 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use nvme::{Controller, Shard, Wake};
+use nvme::{Clock, Controller, Shard, Wake};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     fd::OwnedFd,
 };
 use thiserror::Error;
+
+use super::MonotonicClock;
 
 /// Commands a poll may fetch before it looks at its mailbox again.
 const BUDGET: u32 = 64;
@@ -101,8 +103,40 @@ pub struct Workers {
     threads: Vec<Worker>,
 }
 
+/// How often a worker slept, counted by it.
+#[derive(Debug, Default)]
+pub struct WorkerSleeps {
+    woken: AtomicU64,
+    timed_out: AtomicU64,
+}
+
+impl WorkerSleeps {
+    /// Sleeps that something ended: the controller, or a doorbell that KVM wakes it for.
+    #[must_use]
+    pub fn woken(&self) -> u64 {
+        self.woken.load(Ordering::Relaxed)
+    }
+
+    /// Sleeps that ended at a deadline.
+    #[must_use]
+    pub fn timed_out(&self) -> u64 {
+        self.timed_out.load(Ordering::Relaxed)
+    }
+
+    /// The worker's own: nobody else writes.
+    fn slept(&self, woken: bool) {
+        let count = match woken {
+            true => &self.woken,
+            false => &self.timed_out,
+        };
+        let before = count.load(Ordering::Relaxed);
+        count.store(before.wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
 struct Worker {
     stop: Arc<AtomicBool>,
+    sleeps: Arc<WorkerSleeps>,
     wake: Arc<WakeFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -119,7 +153,8 @@ impl Wake for WakeFd {
 
 impl Workers {
     /// Starts a thread for each shard. Should one panic, the controller reports a fatal error to
-    /// its host and `on_panic` is called; [`stop`](Self::stop) tells of it.
+    /// its host and `on_panic` is called; [`stop`](Self::stop) tells of it. They poll by the clock of
+    /// the controller's [`Watch`](nvme::trace::Watch), if it has one.
     ///
     /// # Errors
     /// When the kernel gives no eventfd or thread.
@@ -132,6 +167,9 @@ impl Workers {
         let mut workers = Self {
             threads: Vec::with_capacity(shards.len()),
         };
+        let watch = &controller.config().watch;
+        let own = || Arc::new(MonotonicClock::start()) as Arc<dyn Clock>;
+        let clock = watch.clock.clone().unwrap_or_else(own);
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         for shard in shards {
             let stop = Arc::new(AtomicBool::new(false));
@@ -139,10 +177,20 @@ impl Workers {
             controller.set_waker(shard.id(), wake.clone());
             let (stopped, woken, failed) = (stop.clone(), wake.clone(), controller.clone());
             let on_panic = on_panic.clone();
+            let sleeps = Arc::new(WorkerSleeps::default());
+            let (clock, slept) = (clock.clone(), sleeps.clone());
             let thread = thread::Builder::new()
                 .name(format!("nvme-{}", shard.id()))
                 .spawn(move || {
-                    let polling = AssertUnwindSafe(|| run(shard, &stopped, &woken.0, policy));
+                    let polling = AssertUnwindSafe(|| {
+                        let polled = Polled {
+                            stop: &stopped,
+                            wake: &woken.0,
+                            clock: &*clock,
+                            sleeps: &slept,
+                        };
+                        run(shard, &polled, policy);
+                    });
                     if let Err(panic) = catch_unwind(polling) {
                         // The guest must not wait for ever.
                         failed.fail();
@@ -152,6 +200,7 @@ impl Workers {
                 })?;
             workers.threads.push(Worker {
                 stop,
+                sleeps,
                 wake,
                 thread: Some(thread),
             });
@@ -166,6 +215,11 @@ impl Workers {
         self.threads
             .iter()
             .map(|worker| -> Arc<dyn Wake> { worker.wake.clone() })
+    }
+
+    /// How often each worker slept, shard 0's first; to be looked at while it runs.
+    pub fn sleeps(&self) -> impl Iterator<Item = Arc<WorkerSleeps>> {
+        self.threads.iter().map(|worker| worker.sleeps.clone())
     }
 
     /// The eventfd that each worker sleeps on, shard 0's first: descriptors of the caller's own.
@@ -207,32 +261,40 @@ impl Drop for Workers {
     }
 }
 
-fn run(mut shard: Shard, stop: &AtomicBool, wake: &OwnedFd, policy: WaitPolicy) {
-    let start = Instant::now();
-    let ns = |at: Instant| u64::try_from((at - start).as_nanos()).unwrap_or(u64::MAX);
-    let mut idle_since: Option<Instant> = None;
+/// What a worker polls by.
+struct Polled<'a> {
+    stop: &'a AtomicBool,
+    wake: &'a OwnedFd,
+    clock: &'a dyn Clock,
+    sleeps: &'a WorkerSleeps,
+}
+
+fn run(mut shard: Shard, by: &Polled<'_>, policy: WaitPolicy) {
+    let mut idle_since: Option<u64> = None;
     let mut spin = Spin::new(policy);
-    while !stop.load(Ordering::Acquire) {
+    while !by.stop.load(Ordering::Acquire) {
         // Once a poll: a look at the clock takes as long as a good part of a poll in vain.
-        let now = Instant::now();
-        let progress = shard.poll(ns(now), BUDGET);
+        let now = by.clock.now_ns();
+        let progress = shard.poll(now, BUDGET);
         if progress.commands > 0 || progress.completions > 0 || progress.more {
             idle_since = None;
             continue;
         }
         let since = *idle_since.get_or_insert(now);
-        if now - since < spin.limit {
+        if Duration::from_nanos(now.saturating_sub(since)) < spin.limit {
             std::hint::spin_loop();
             continue;
         }
         if shard.park() {
-            let asleep = Instant::now();
+            let asleep = by.clock.now_ns();
             let deadline = progress.deadline_ns;
-            let woken = wait(wake, deadline.map(|at| at.saturating_sub(ns(asleep))));
+            let woken = wait(by.wake, deadline.map(|at| at.saturating_sub(asleep)));
             shard.unpark();
+            by.sleeps.slept(woken);
             // A deadline of its own says nothing of when the guest comes back.
             if woken {
-                spin.slept(asleep.elapsed());
+                let slept = by.clock.now_ns().saturating_sub(asleep);
+                spin.slept(Duration::from_nanos(slept));
             }
         }
         idle_since = None;

@@ -7,7 +7,11 @@ use storage::BlockDevice;
 use thiserror::Error;
 
 pub use crate::atomicity::{AtomicUnits, Extent, NamespaceAtomics, Tear};
-use crate::{atomicity, granularity, signals::Lint};
+use crate::{
+    atomicity, granularity,
+    signals::Lint,
+    trace::{MAX_RECORDER, Watch},
+};
 
 /// The smallest and largest logical block, in bytes.
 pub const LBA_BYTES: std::ops::RangeInclusive<u32> = 512..=1024 * 1024;
@@ -70,6 +74,8 @@ pub struct ControllerConfig {
     pub namespaces: Vec<NamespaceConfig>,
     /// Check the host, and report here what it does wrong ([`lint`](crate::lint)).
     pub lint: Option<Arc<dyn Lint>>,
+    /// Trace, record and count what the controller does ([`trace`](crate::trace)).
+    pub watch: Watch,
 }
 
 /// Whether Identify reports a volatile write cache.
@@ -148,6 +154,7 @@ impl Default for ControllerConfig {
             seed: 0,
             namespaces: Vec::new(),
             lint: None,
+            watch: Watch::default(),
         }
     }
 }
@@ -279,6 +286,13 @@ impl ControllerConfig {
             1,
             MAX_NAMESPACES as u64,
             "namespaces",
+        )?;
+        range(
+            "recorder",
+            u64::from(self.watch.recorder),
+            0,
+            u64::from(MAX_RECORDER),
+            "commands of each worker that the flight recorder keeps",
         )?;
         for namespace in &self.namespaces {
             self.validate_formats(namespace)?;
@@ -416,7 +430,7 @@ mod tests {
     #[test]
     fn each_rule_refuses_with_key_and_value() {
         type Break = fn(&mut ControllerConfig);
-        let cases: [(&str, &str, Break); 19] = [
+        let cases: [(&str, &str, Break); 20] = [
             ("serial", "", |c| c.serial.clear()),
             ("serial", "é", |c| c.serial = "é".into()),
             ("model", "x", |c| c.model = "x".repeat(41)),
@@ -427,6 +441,7 @@ mod tests {
             ("depth", "65537", |c| c.queue_entries = 65_537),
             ("vectors", "2049", |c| c.vectors = 2049),
             ("workers", "0", |c| c.shards = 0),
+            ("recorder", "65537", |c| c.watch.recorder = 65_537),
             ("mdts", "4096", |c| c.mdts_bytes = 4096),
             ("lba", "513", |c| c.namespaces[0].lba_bytes = 513),
             ("lba", "2097152", |c| c.namespaces[0].lba_bytes = 2 << 20),

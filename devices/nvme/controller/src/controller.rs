@@ -5,11 +5,16 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use nvme_spec::registers::{DOORBELL_BASE, Register};
+use nvme_spec::{
+    Cns, Csi, IDENTIFY_BYTES, Sqe, Status,
+    queue::{IdentifyCdw10, IdentifyCdw11},
+    registers::{Cap, DOORBELL_BASE, Register},
+};
 use storage::{GuestRamHandle, OpenError, STEP_BYTES};
 use thiserror::Error;
 
 use crate::{
+    admin::{self, FeatureValue},
     config::{ConfigError, ControllerConfig},
     doorbell::Doorbells,
     error_log::ErrorLog,
@@ -24,6 +29,7 @@ use crate::{
     signals::{DoorbellWakes, Interrupt, Wake},
     stats::{ShardStats, Stats},
     sync::lock,
+    trace::{CommandEvent, Statistics, Watcher},
 };
 
 /// A controller could not be made.
@@ -66,6 +72,7 @@ impl Controller {
                 .iter()
                 .flat_map(|namespace| &namespace.formats)
                 .any(|&lba| u64::from(lba) > STEP_BYTES),
+            features: Mutex::new(admin::features_at_first(&config)),
             registers: Mutex::new(Registers::new()),
             doorbells: Doorbells::new(config.io_queues, config.shards),
             mailboxes: Arc::new(Mailboxes::new(config.shards)),
@@ -76,6 +83,7 @@ impl Controller {
             stats: (0..config.shards).map(|_| ShardStats::default()).collect(),
             interrupt,
             lint: config.lint.clone().map(|sink| Box::new(Linter::new(sink))),
+            watcher: Watcher::new(&config),
             doorbell_wakes: Mutex::new(None),
             config,
         });
@@ -195,13 +203,74 @@ impl Controller {
     /// What was done so far, over all shards.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats::sum(&self.shared.stats)
+        Stats {
+            wakes: self.shared.mailboxes.wakes(),
+            ..Stats::sum(&self.shared.stats)
+        }
     }
 
     /// How often the host broke each rule; `None` unless it is checked.
     #[must_use]
     pub fn lint_counts(&self) -> Option<Counts> {
         self.shared.lint.as_ref().map(|lint| lint.counts())
+    }
+
+    /// Has commands traced or not, from those that end after this on; `false` if they are not, for
+    /// want of a [`Trace`](crate::Trace) or because `on` is `false`.
+    pub fn set_tracing(&self, on: bool) -> bool {
+        let watcher = self.shared.watcher.as_ref();
+        watcher.is_some_and(|watcher| watcher.set_tracing(on))
+    }
+
+    /// Whether commands are traced.
+    #[must_use]
+    pub fn is_tracing(&self) -> bool {
+        let watcher = self.shared.watcher.as_ref();
+        watcher.is_some_and(|watcher| watcher.is_tracing())
+    }
+
+    /// What the flight recorder holds: commands that ended, oldest first, and those under way, by
+    /// the time of their fetch. A record that is written at this moment is left out. Empty unless
+    /// the configuration [watches](crate::trace::Watch).
+    #[must_use]
+    pub fn recorded(&self) -> Vec<CommandEvent> {
+        let watcher = self.shared.watcher.as_ref();
+        watcher.map_or_else(Vec::new, |watcher| watcher.recorded())
+    }
+
+    /// What Identify returns: the structure that CNS names, of a namespace or command set where it
+    /// is about one (Base 5.1.13). The host's command gets the same.
+    ///
+    /// # Errors
+    /// The status that a host's command would be completed with.
+    pub fn identify(&self, cns: Cns, nsid: u32, csi: Csi) -> Result<[u8; IDENTIFY_BYTES], Status> {
+        let sqe = Sqe {
+            nsid,
+            cdw10: IdentifyCdw10::new().with_cns_raw(cns.0).into(),
+            cdw11: IdentifyCdw11::new().with_csi_raw(csi.0).into(),
+            ..Sqe::default()
+        };
+        admin::identify(&self.shared, &sqe)
+    }
+
+    /// What Get Features returns of each feature that there is (Base 5.1.11): its current value and
+    /// its default. `now_ns` is the time on the clock that polls are given.
+    #[must_use]
+    pub fn features(&self, now_ns: u64) -> Vec<FeatureValue> {
+        admin::feature_values(&self.shared, now_ns)
+    }
+
+    /// Controller Capabilities, CAP (Base 3.1.4.1).
+    #[must_use]
+    pub fn capabilities(&self) -> Cap {
+        self.shared.cap
+    }
+
+    /// What was counted by queue, namespace and operation; `None` unless the configuration asks for
+    /// it.
+    #[must_use]
+    pub fn statistics(&self) -> Option<Statistics> {
+        self.shared.watcher.as_ref()?.statistics()
     }
 
     /// The lifecycle state now.

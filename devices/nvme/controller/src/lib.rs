@@ -25,7 +25,8 @@
 //! (`namespace`) and keeps it. Format NVM marks the namespace, waits until every shard has nothing
 //! in flight there, erases and stores the next one (`admin::format`).
 //!
-//! What a host does wrong is reported by rule when the configuration asks for it ([`lint`]).
+//! What the controller does can be traced, recorded and counted command by command ([`trace`]); what
+//! a host does wrong is reported by rule when the configuration asks for it ([`lint`]).
 //!
 //! Left out so far: SGLs, metadata, weighted round robin; docs/conformance.md has the list.
 
@@ -67,14 +68,16 @@ mod signals;
 mod stats;
 mod sync;
 mod table;
+pub mod trace;
 mod work;
 
+pub use admin::FeatureValue;
 pub use config::{
     AtomicUnits, CacheMode, ConfigError, ControllerConfig, Extent, NamespaceAtomics,
     NamespaceConfig, Tear,
 };
 pub use controller::{Controller, SetupError};
 pub use shard::Shard;
-pub use signals::{DoorbellWakes, Interrupt, Lint, Wake};
+pub use signals::{Clock, DoorbellWakes, Interrupt, Lint, Trace, Wake};
 pub use stats::Stats;
 pub use work::Progress;

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -106,6 +106,8 @@ pub(crate) struct Mailbox {
     messages: Mutex<VecDeque<Message>>,
     park: Park,
     waker: Mutex<Option<Arc<dyn Wake>>>,
+    /// How often it was called: by anyone, and so rarely that a locked instruction is no matter.
+    wakes: AtomicU64,
 }
 
 impl Mailbox {
@@ -116,6 +118,7 @@ impl Mailbox {
             messages: Mutex::new(VecDeque::with_capacity(16)),
             park: Park::new(),
             waker: Mutex::new(None),
+            wakes: AtomicU64::new(0),
         }
     }
 
@@ -166,8 +169,14 @@ impl Mailbox {
         if self.park.ring()
             && let Some(waker) = &*lock(&self.waker)
         {
+            self.wakes.fetch_add(1, Ordering::Relaxed);
             waker.wake();
         }
+    }
+
+    /// How often the shard was woken from here.
+    pub(crate) fn wakes(&self) -> u64 {
+        self.wakes.load(Ordering::Relaxed)
     }
 
     /// The shard's sleep.
@@ -190,6 +199,11 @@ impl Mailboxes {
 
     pub(crate) fn get(&self, shard: ShardId) -> Option<&Mailbox> {
         self.0.get(usize::from(shard))
+    }
+
+    /// How often shards were woken from here.
+    pub(crate) fn wakes(&self) -> u64 {
+        self.0.iter().map(Mailbox::wakes).sum()
     }
 
     pub(crate) fn post(&self, shard: ShardId, message: Message) {

@@ -6,13 +6,14 @@ use nvme_spec::{Cqe, Sqe, Status};
 use storage::GuestRam;
 
 use crate::{
-    command::Command,
+    command::{Command, Name},
     doorbell::{Doorbells, FAULT_DOORBELL_VALUE, Side},
     ids::{AdminTicket, ShardId},
     interrupts::Interrupts,
     queue::{BadDoorbell, CompletionQueue, QueueFault, SubmissionQueue},
     shadow::{Bell, Rung, ShadowBuffers},
     shared::Shared,
+    trace::Tag,
     work::Work,
 };
 
@@ -338,7 +339,8 @@ impl Rings {
     pub(crate) fn command(&mut self, sq: usize, cid: u16) -> Option<Command> {
         let cq_slot = self.sqs.get(sq)?.as_ref()?.cq_slot;
         let permit = self.cqs.get_mut(cq_slot)?.as_mut()?.reserve()?;
-        Some(Command { sq, cid, permit })
+        let name = Name::new(cid, Tag::NONE);
+        Some(Command { sq, name, permit })
     }
 
     /// A completion slot of the admin queue, for a command that handed its own back.
@@ -395,7 +397,8 @@ impl Rings {
         dw0: u32,
         interrupts: &mut Interrupts,
     ) -> Result<(), QueueFault> {
-        let Command { sq, cid, permit } = command;
+        let Command { sq, name, permit } = command;
+        let cid = name.cid();
         let sq = self.sqs.get_mut(sq).and_then(Option::as_mut);
         let Some(sq) = sq else {
             permit.forget();

@@ -3,7 +3,10 @@
 mod format;
 mod messages;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread::panicking,
+};
 
 use nvme_spec::{Sqe, Status};
 use storage::{GuestRam, OpenError};
@@ -12,7 +15,7 @@ use vm_memory::GuestAddressSpace;
 use self::{format::Draining, messages::Quiescing};
 use crate::{
     admin::{Admin, AdminContext, Outcome},
-    command::Command,
+    command::{Command, Name},
     ids::{AdminTicket, Epoch, ShardId},
     interrupts::Interrupts,
     io::{self, Finished, IN_FLIGHT, IoEngine, Started},
@@ -22,6 +25,7 @@ use crate::{
     shadow::ShadowBuffers,
     shared::Shared,
     sync::lock,
+    trace::{Dropped, End, Observer, Tag},
     work::{Progress, Work},
 };
 
@@ -66,6 +70,8 @@ struct Lane {
     finished: Vec<Finished>,
     /// Completions that could not be posted while the function may not write memory.
     unposted: Vec<(Command, Status, u32)>,
+    /// Follows the commands; `None` unless the configuration asks for it.
+    observer: Option<Box<Observer>>,
 }
 
 impl Shard {
@@ -86,6 +92,7 @@ impl Shard {
             // Each may be a fused operation of two commands.
             finished: Vec::with_capacity(2 * IN_FLIGHT),
             unposted: Vec::new(),
+            observer: Observer::new(&shared, id),
         };
         Ok(Self {
             memory: shared.memory.memory().into_inner(),
@@ -112,6 +119,9 @@ impl Shard {
         stats.polls.add(1);
         if let Some(lint) = &shared.lint {
             lint.poll(now_ns);
+        }
+        if let Some(observer) = &mut self.lane.observer {
+            observer.poll(now_ns);
         }
         let mapped = shared.memory.memory();
         if !std::ptr::eq(&raw const *mapped, Arc::as_ptr(&self.memory)) {
@@ -332,6 +342,9 @@ impl Lane {
             lint.fetched(sqid, first, self.batch.get(..count).unwrap_or_default());
         }
         self.rings.take(index, count);
+        if let Some(observer) = &mut self.observer {
+            observer.fetched();
+        }
         let mut at = 0;
         while at < count {
             let Some(sqe) = self.batch.get(at).copied() else {
@@ -347,7 +360,7 @@ impl Lane {
                 self.fused(work, index, sqe, second)?;
                 continue;
             }
-            let Some(command) = self.rings.command(index, sqe.cid) else {
+            let Some(command) = self.command(index, &sqe) else {
                 debug_assert!(false, "a command was taken without a completion slot");
                 break;
             };
@@ -365,6 +378,25 @@ impl Lane {
         Ok(())
     }
 
+    /// A command that was fetched from the queue at `index`, with its completion slot.
+    fn command(&mut self, index: usize, sqe: &Sqe) -> Option<Command> {
+        let mut command = self.rings.command(index, sqe.cid)?;
+        if self.observer.is_some() {
+            self.begun(&mut command, sqe);
+        }
+        Some(command)
+    }
+
+    /// Tells the observer of a command. Apart from [`command`](Self::command), as
+    /// [`posted`](Self::posted) is.
+    #[inline(never)]
+    fn begun(&mut self, command: &mut Command, sqe: &Sqe) {
+        if let Some(observer) = &mut self.observer {
+            let tag = observer.begin(self.rings.qid(command), sqe);
+            command.name = Name::new(sqe.cid, tag);
+        }
+    }
+
     /// Executes both commands of a fused operation, whose completion slots are there.
     fn fused(
         &mut self,
@@ -373,10 +405,7 @@ impl Lane {
         first: Sqe,
         second: Sqe,
     ) -> Result<(), QueueFault> {
-        let commands = (
-            self.rings.command(index, first.cid),
-            self.rings.command(index, second.cid),
-        );
+        let commands = (self.command(index, &first), self.command(index, &second));
         let (Some(one), Some(other)) = commands else {
             debug_assert!(false, "a command was taken without a completion slot");
             return Ok(());
@@ -408,6 +437,7 @@ impl Lane {
             memory,
             epoch: self.epoch,
             now_ns,
+            tag: command.name.tag(),
         };
         match admin.execute(&cx, sqe) {
             Outcome::Done { status, dw0 } => self.complete(work, command, sqe, status, dw0),
@@ -506,7 +536,7 @@ impl Lane {
                 break;
             };
             let command = Command {
-                cid: delivery.cid,
+                name: Name::new(delivery.cid, delivery.tag),
                 ..slot
             };
             self.post(work, command, delivery.status, delivery.dw0)?;
@@ -548,8 +578,27 @@ impl Lane {
             return Ok(());
         }
         work.progress.completions += 1;
-        self.rings
-            .complete(work, command, status, dw0, &mut self.interrupts)
+        let tag = command.name.tag();
+        let posted = self
+            .rings
+            .complete(work, command, status, dw0, &mut self.interrupts);
+        if self.observer.is_some() {
+            self.posted(work.shared, tag, posted.is_ok(), (status, dw0));
+        }
+        posted
+    }
+
+    /// Tells the observer of a command's end. Apart from [`post`](Self::post), which is to stay
+    /// small where nobody observes.
+    #[inline(never)]
+    fn posted(&mut self, shared: &Shared, tag: Tag, posted: bool, (status, dw0): (Status, u32)) {
+        if let Some(observer) = &mut self.observer {
+            let end = match posted {
+                true => End::Completed { status, dw0 },
+                false => End::Dropped(Dropped::QueueFault),
+            };
+            observer.end(shared, tag, end);
+        }
     }
 
     /// Posts what waited for the function to be allowed to write memory again.
@@ -578,6 +627,10 @@ impl Drop for Shard {
     /// Whoever drops a shard ends its commands without completing them.
     fn drop(&mut self) {
         let lane = &mut self.lane;
+        // What is under way when its thread dies stays under way, for the flight recorder to tell.
+        if let Some(observer) = lane.observer.as_mut().filter(|_| !panicking()) {
+            observer.end_all(&self.shared, Dropped::Stopped);
+        }
         let waiting = lane.admin.as_mut().map(|admin| admin.take_waiting());
         let unposted = lane.unposted.drain(..).map(|(command, ..)| command);
         for command in lane

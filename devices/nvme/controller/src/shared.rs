@@ -13,6 +13,7 @@ use nvme_spec::{
 use storage::GuestRamHandle;
 
 use crate::{
+    admin::Features,
     config::ControllerConfig,
     doorbell::{Doorbells, FAULT_DOORBELL_REGISTER, Side},
     error_log::ErrorLog,
@@ -27,6 +28,7 @@ use crate::{
     signals::{DoorbellWakes, Interrupt},
     stats::ShardStats,
     sync::lock,
+    trace::Watcher,
 };
 
 /// What the front end and the shards have in common.
@@ -38,6 +40,9 @@ pub(crate) struct Shared {
     /// A namespace can have blocks of more than a step of its backend.
     pub(crate) has_large_blocks: bool,
     pub(crate) registers: Mutex<Registers>,
+    /// Shard 0's, as they were after the last command or reset that changed one: for those who
+    /// look from outside.
+    pub(crate) features: Mutex<Features>,
     pub(crate) doorbells: Doorbells,
     /// Backends ring them too.
     pub(crate) mailboxes: Arc<Mailboxes>,
@@ -50,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) interrupt: Arc<dyn Interrupt>,
     /// Checks the host; `None` unless the configuration asks for it.
     pub(crate) lint: Option<Box<Linter>>,
+    /// Follows commands; `None` unless the configuration asks for it.
+    pub(crate) watcher: Option<Arc<Watcher>>,
     pub(crate) doorbell_wakes: Mutex<Option<Arc<dyn DoorbellWakes>>>,
 }
 
@@ -139,6 +146,9 @@ impl Shared {
             return;
         }
         tracing::debug!(?old, ?event, ?new, "lifecycle");
+        if let Some(watcher) = &self.watcher {
+            watcher.stepped(old, event, new);
+        }
         match (old, new) {
             (Lifecycle::Resetting { .. }, Lifecycle::Resetting { .. }) => {}
             (_, Lifecycle::Enabling) => self.mailboxes.post(0, Message::Enable),

@@ -1,6 +1,9 @@
 //! What the controller asks of whoever hosts it.
 
-use crate::lint::Report;
+use crate::{
+    lint::Report,
+    trace::{CommandEvent, LifecycleEvent},
+};
 
 /// Where the controller's interrupts go.
 pub trait Interrupt: Send + Sync {
@@ -22,6 +25,25 @@ pub trait Lint: Send + Sync {
     /// It may rely on order: what is found before a completion is reported before that completion
     /// is posted, and what an access shows before the access returns.
     fn report(&self, report: &Report);
+}
+
+/// The time, for whoever hosts a controller whose commands are [traced](crate::trace) or timed.
+pub trait Clock: Send + Sync {
+    /// Nanoseconds on the clock that [`Shard::poll`](crate::Shard::poll) is given; it does not go
+    /// back. Called by the threads that poll, up to once a command.
+    fn now_ns(&self) -> u64;
+}
+
+/// Where events go; see [`trace`](crate::trace).
+///
+/// Called by any thread, several at once, in the middle of what the event is about: an implementer
+/// must not block, and must not call the controller. It drops what it cannot take, and counts that.
+pub trait Trace: Send + Sync {
+    /// A command has ended, once for each that ends while tracing is on. It may rely on order: the events of a submission queue come in the order of its completions.
+    fn command(&self, event: &CommandEvent);
+
+    /// The controller's lifecycle took a step, whether tracing is on or not.
+    fn lifecycle(&self, event: &LifecycleEvent);
 }
 
 /// Lets a front end turn a doorbell into a wake-up that carries no value, as KVM's ioeventfd is.

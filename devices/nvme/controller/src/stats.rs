@@ -59,9 +59,13 @@ pub struct Stats {
     pub interrupts: u64,
     /// Polls of all shards.
     pub polls: u64,
+    /// Wake-ups of sleeping shards: by doorbells that came to the controller, and by messages. What
+    /// the front end wakes a shard with itself, as KVM's ioeventfds do, is not among them.
+    pub wakes: u64,
 }
 
 impl Stats {
+    /// All but the wake-ups, which are not counted by shards.
     pub(crate) fn sum<'a>(shards: impl IntoIterator<Item = &'a ShardStats>) -> Self {
         let mut sum = Self::default();
         for shard in shards {

@@ -384,11 +384,23 @@ pub(crate) fn identify_kind(cns: Cns) -> Option<IdentifyKind> {
     find(IDENTIFY, cns)
 }
 
+impl FeatureKind {
+    /// Whether a controller of this configuration has it.
+    fn is_offered(self, config: &ControllerConfig) -> bool {
+        self != Self::VolatileWriteCache || config.cache == CacheMode::Volatile
+    }
+}
+
+/// The features of a controller of this configuration.
+pub(crate) fn features(
+    config: &ControllerConfig,
+) -> impl Iterator<Item = &'static Row<FeatureId, FeatureKind>> {
+    FEATURES.iter().filter(|row| row.kind.is_offered(config))
+}
+
 /// A feature that is there with this configuration.
 pub(crate) fn feature_kind(config: &ControllerConfig, fid: FeatureId) -> Option<FeatureKind> {
-    find(FEATURES, fid).filter(|kind| {
-        *kind != FeatureKind::VolatileWriteCache || config.cache == CacheMode::Volatile
-    })
+    find(FEATURES, fid).filter(|kind| kind.is_offered(config))
 }
 
 /// The kind of an I/O command. The table is small and this is the hot path: it is unrolled into

@@ -14,16 +14,24 @@ use crate::{
     doorbell::{FAULT_DOORBELL_REGISTER, FAULT_DOORBELL_VALUE},
     shared::Shared,
     sync::lock,
+    trace::Tag,
 };
 
 /// Requests that may be outstanding; AERL is one less.
 pub(crate) const REQUEST_LIMIT: u8 = 8;
 
+/// An Asynchronous Event Request without an event.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    cid: u16,
+    tag: Tag,
+}
+
 /// Events and requests.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     /// Requests without an event, oldest first.
-    requests: VecDeque<u16>,
+    requests: VecDeque<Request>,
     /// What Abort has ended, to be completed: each request, and right behind it the Abort.
     aborted: VecDeque<Delivery>,
     /// Events not reported. The same event is here once.
@@ -34,30 +42,33 @@ pub(super) struct Events {
 
 impl Events {
     /// A new request.
-    pub(super) fn request(&mut self, cid: u16) -> Result<(), Status> {
+    pub(super) fn request(&mut self, cid: u16, tag: Tag) -> Result<(), Status> {
         if self.requests.len() >= usize::from(REQUEST_LIMIT) {
             return Err(Status::AER_LIMIT_EXCEEDED.dnr());
         }
-        self.requests.push_back(cid);
+        self.requests.push_back(Request { cid, tag });
         Ok(())
     }
 
     /// Whether a request is outstanding.
     pub(super) fn is_request(&self, cid: u16) -> bool {
-        self.requests.contains(&cid)
+        self.requests.iter().any(|request| request.cid == cid)
     }
 
     /// Ends a request for the Abort command `abort`, which is completed after it.
-    pub(super) fn abort(&mut self, cid: u16, abort: u16) {
-        if let Some(at) = self.requests.iter().position(|&request| request == cid) {
-            self.requests.remove(at);
-            let ended = |cid, status| Delivery {
+    pub(super) fn abort(&mut self, cid: u16, (abort, abort_tag): (u16, Tag)) {
+        let at = self.requests.iter().position(|request| request.cid == cid);
+        if let Some(Request { tag, .. }) = at.and_then(|at| self.requests.remove(at)) {
+            let ended = |cid, tag, status| Delivery {
                 cid,
+                tag,
                 status,
                 dw0: 0,
             };
-            self.aborted.push_back(ended(cid, Status::ABORT_REQUESTED));
-            self.aborted.push_back(ended(abort, Status::SUCCESS));
+            self.aborted
+                .push_back(ended(cid, tag, Status::ABORT_REQUESTED));
+            self.aborted
+                .push_back(ended(abort, abort_tag, Status::SUCCESS));
         }
     }
 
@@ -131,12 +142,17 @@ impl Events {
             .pending
             .iter()
             .position(|&event| !self.is_masked(event))?;
-        let cid = self.requests.pop_front()?;
+        let Request { cid, tag } = self.requests.pop_front()?;
         let event = self.pending.remove(at)?;
         if let Some(masked) = self.masked.get_mut(event.event_type() as usize) {
             *masked = true;
         }
         let (status, dw0) = (Status::SUCCESS, event.into());
-        Some(Delivery { cid, status, dw0 })
+        Some(Delivery {
+            cid,
+            tag,
+            status,
+            dw0,
+        })
     }
 }

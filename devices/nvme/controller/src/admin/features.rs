@@ -19,6 +19,8 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::{Admin, AdminContext, Handled, Outcome, clock::Clock, keep_alive::KeepAlive};
 use crate::{
     config::{CacheMode, ControllerConfig},
+    shared::Shared,
+    sync::lock,
     table::{self, FeatureKind},
 };
 
@@ -33,7 +35,7 @@ pub(super) const POWER_STATES: u8 = 1;
 
 /// The current values.
 #[derive(Clone, Debug)]
-pub(super) struct Features {
+pub(crate) struct Features {
     arbitration: Arbitration,
     power: PowerManagement,
     over_k: u16,
@@ -77,10 +79,15 @@ impl Features {
         }
     }
 
+    /// Lets others see the values that there are now.
+    pub(super) fn publish(&self, shared: &Shared) {
+        lock(&shared.features).clone_from(self);
+    }
+
     /// The value of a feature, as dword 0 of Get Features.
     fn value(
         &self,
-        cx: &AdminContext<'_>,
+        shared: &Shared,
         kind: FeatureKind,
         sqe: &Sqe,
         current: bool,
@@ -98,7 +105,7 @@ impl Features {
                 TemperatureThreshold::new().with_tmpth(tmpth).into()
             }
             FeatureKind::ErrorRecovery => {
-                let index = namespace_index(cx, sqe.nsid)?;
+                let index = namespace_index(shared, sqe.nsid)?;
                 self.error_recovery
                     .get(index)
                     .copied()
@@ -106,14 +113,14 @@ impl Features {
                     .into()
             }
             FeatureKind::VolatileWriteCache => self.write_cache.into(),
-            FeatureKind::NumberOfQueues => granted(cx).into(),
+            FeatureKind::NumberOfQueues => granted(shared).into(),
             FeatureKind::InterruptCoalescing => self.coalescing.into(),
             FeatureKind::InterruptVectorConfig => {
                 let iv = InterruptVectorConfig::from(sqe.cdw11).iv();
-                if iv >= cx.shared.config.vectors {
+                if iv >= shared.config.vectors {
                     return Err(Status::INVALID_FIELD.dnr());
                 }
-                let cd = current && cx.shared.settings.is_coalescing_disabled(iv);
+                let cd = current && shared.settings.is_coalescing_disabled(iv);
                 InterruptVectorConfig::new().with_iv(iv).with_cd(cd).into()
             }
             FeatureKind::WriteAtomicityNormal => self.write_atomicity.into(),
@@ -127,13 +134,65 @@ impl Features {
     }
 
     /// The value of a feature that has it in the command's data.
-    fn data(&self, cx: &AdminContext<'_>, kind: FeatureKind) -> Option<Vec<u8>> {
+    fn data(&self, now_ns: u64, kind: FeatureKind) -> Option<Vec<u8>> {
         match kind {
-            FeatureKind::Timestamp => Some(self.clock.read(cx.now_ns).as_bytes().to_vec()),
+            FeatureKind::Timestamp => Some(self.clock.read(now_ns).as_bytes().to_vec()),
             FeatureKind::HostBehavior => Some(self.host_behavior.as_bytes().to_vec()),
             _ => None,
         }
     }
+}
+
+/// A feature's values, as Get Features returns them (Base 5.1.11).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FeatureValue {
+    /// Which it is.
+    pub fid: FeatureId,
+    /// The namespace whose value it is, for a feature that each namespace has its own of.
+    pub nsid: Option<u32>,
+    /// Dword 0 of the completion, as it is now.
+    pub current: u32,
+    /// The same by default.
+    pub default: u32,
+    /// The data, of a feature that has its value there.
+    pub data: Option<Vec<u8>>,
+}
+
+/// The values that a controller has at first.
+pub(crate) fn features_at_first(config: &ControllerConfig) -> Features {
+    Features::new(config)
+}
+
+/// All features that there are, as Get Features returns them. Of those with a selector (the
+/// temperature's threshold, the vector) the first: the over temperature threshold, vector 0.
+pub(crate) fn feature_values(shared: &Shared, now_ns: u64) -> Vec<FeatureValue> {
+    let (features, default) = (
+        lock(&shared.features).clone(),
+        Features::new(&shared.config),
+    );
+    let mut values = Vec::new();
+    for row in table::features(&shared.config) {
+        let own = row.kind == FeatureKind::ErrorRecovery;
+        let each = shared.namespaces.iter().map(|namespace| namespace.nsid);
+        let each = each.filter(|_| own).map(Some);
+        for nsid in each.chain((!own).then_some(None)) {
+            let sqe = Sqe {
+                nsid: nsid.unwrap_or_default(),
+                ..Sqe::default()
+            };
+            let value = |of: &Features, current| of.value(shared, row.kind, &sqe, current);
+            if let (Ok(current), Ok(default)) = (value(&features, true), value(&default, false)) {
+                values.push(FeatureValue {
+                    fid: row.id,
+                    nsid,
+                    current,
+                    default,
+                    data: features.data(now_ns, row.kind),
+                });
+            }
+        }
+    }
+    values
 }
 
 /// The feature that a command names.
@@ -142,17 +201,16 @@ fn feature(cx: &AdminContext<'_>, fid: FeatureId) -> Result<FeatureKind, Status>
 }
 
 /// What Number of Queues grants: all that are configured.
-fn granted(cx: &AdminContext<'_>) -> NumberOfQueues {
-    let queues_z = cx.shared.config.io_queues - 1;
+fn granted(shared: &Shared) -> NumberOfQueues {
+    let queues_z = shared.config.io_queues - 1;
     NumberOfQueues::new()
         .with_nsq_z(queues_z)
         .with_ncq_z(queues_z)
 }
 
 /// The namespace whose value a namespace specific feature's Get asks for.
-fn namespace_index(cx: &AdminContext<'_>, nsid: u32) -> Result<usize, Status> {
-    let namespace = cx
-        .shared
+fn namespace_index(shared: &Shared, nsid: u32) -> Result<usize, Status> {
+    let namespace = shared
         .namespace(nsid)
         .ok_or(Status::INVALID_NAMESPACE.dnr())?;
     Ok(namespace.nsid as usize - 1)
@@ -179,8 +237,8 @@ impl Admin {
                 return Ok(Outcome::value(capabilities.into()));
             }
         };
-        let value = features.value(cx, kind, sqe, current)?;
-        if let Some(data) = features.data(cx, kind) {
+        let value = features.value(cx.shared, kind, sqe, current)?;
+        if let Some(data) = features.data(cx.now_ns, kind) {
             self.send(cx, sqe, &data, data.len() as u64)?;
         }
         Ok(Outcome::value(value))
@@ -237,7 +295,7 @@ impl Admin {
                 if self.queues.any() {
                     return Err(Status::COMMAND_SEQUENCE_ERROR.dnr());
                 }
-                return Ok(Outcome::value(granted(cx).into()));
+                return Ok(Outcome::value(granted(cx.shared).into()));
             }
             FeatureKind::InterruptCoalescing => {
                 let asked = InterruptCoalescing::from(sqe.cdw11);
@@ -342,7 +400,7 @@ impl Admin {
             self.features.error_recovery.fill(set);
             return Ok(());
         }
-        let index = namespace_index(cx, sqe.nsid)?;
+        let index = namespace_index(cx.shared, sqe.nsid)?;
         if let Some(value) = self.features.error_recovery.get_mut(index) {
             *value = set;
         }

@@ -44,57 +44,64 @@ const CONTROLLER_ID: u16 = 0;
 impl Admin {
     /// Identify: 4,096 bytes of the structure that CNS names.
     pub(super) fn identify(&mut self, cx: &AdminContext<'_>, sqe: &Sqe) -> Handled {
-        let cdw10 = IdentifyCdw10::from(sqe.cdw10);
-        let csi = IdentifyCdw11::from(sqe.cdw11).csi();
-        let shared = cx.shared;
-        let kind = table::identify_kind(cdw10.cns()).ok_or(Status::INVALID_FIELD.dnr())?;
-        let data = match kind {
-            IdentifyKind::Controller => to_bytes(&controller(shared)),
-            // Without Namespace Management, FFFFFFFFh asks for nothing: no namespace has it.
-            IdentifyKind::Namespace => to_bytes(&named(shared, sqe)?.identify()),
-            IdentifyKind::ActiveNamespaces => active_namespaces(shared, sqe.nsid)?,
-            IdentifyKind::NamespaceDescriptors => descriptors(named(shared, sqe)?),
-            IdentifyKind::CommandSetNamespace => {
-                named(shared, sqe)?;
-                if csi != Csi::NVM {
-                    return Err(Status::INVALID_COMMAND_SET.dnr());
-                }
-                // No protection information, and no preferences of a size that CNS 00h cannot say.
-                to_bytes(&NvmNamespace::new_zeroed())
-            }
-            IdentifyKind::CommandSetController => {
-                command_set(csi)?;
-                // No limits: Verify, Write Zeroes and Dataset Management take any number of blocks.
-                let mut data = NvmController::new_zeroed();
-                if shared.config.version >= Vs::V2_1 {
-                    data.ver = NVM_COMMAND_SET_1_1;
-                }
-                to_bytes(&data)
-            }
-            IdentifyKind::CommandSetActiveNamespaces => {
-                command_set(csi)?;
-                active_namespaces(shared, sqe.nsid)?
-            }
-            IdentifyKind::IndependentNamespace => {
-                named(shared, sqe)?;
-                let mut data = IndependentNamespace::new_zeroed();
-                data.nstat = NamespaceStatus::new().with_nrdy(true);
-                to_bytes(&data)
-            }
-            IdentifyKind::CommandSets => {
-                if !matches!(cdw10.cntid(), CONTROLLER_ID | CNTID_THIS) {
-                    return Err(Status::INVALID_FIELD.dnr());
-                }
-                let mut data = CommandSets::new_zeroed();
-                if let Some(first) = data.vectors.first_mut() {
-                    *first = CommandSetVector::new().with_nvm(true);
-                }
-                to_bytes(&data)
-            }
-        };
+        let data = identify(cx.shared, sqe)?;
         self.send(cx, sqe, &data, IDENTIFY_BYTES as u64)?;
         Ok(Outcome::SUCCESS)
     }
+}
+
+/// The structure that CNS names.
+///
+/// # Errors
+/// The command's status.
+pub(crate) fn identify(shared: &Shared, sqe: &Sqe) -> Result<[u8; IDENTIFY_BYTES], Status> {
+    let cdw10 = IdentifyCdw10::from(sqe.cdw10);
+    let csi = IdentifyCdw11::from(sqe.cdw11).csi();
+    let kind = table::identify_kind(cdw10.cns()).ok_or(Status::INVALID_FIELD.dnr())?;
+    Ok(match kind {
+        IdentifyKind::Controller => to_bytes(&controller(shared)),
+        // Without Namespace Management, FFFFFFFFh asks for nothing: no namespace has it.
+        IdentifyKind::Namespace => to_bytes(&named(shared, sqe)?.identify()),
+        IdentifyKind::ActiveNamespaces => active_namespaces(shared, sqe.nsid)?,
+        IdentifyKind::NamespaceDescriptors => descriptors(named(shared, sqe)?),
+        IdentifyKind::CommandSetNamespace => {
+            named(shared, sqe)?;
+            if csi != Csi::NVM {
+                return Err(Status::INVALID_COMMAND_SET.dnr());
+            }
+            // No protection information, and no preferences of a size that CNS 00h cannot say.
+            to_bytes(&NvmNamespace::new_zeroed())
+        }
+        IdentifyKind::CommandSetController => {
+            command_set(csi)?;
+            // No limits: Verify, Write Zeroes and Dataset Management take any number of blocks.
+            let mut data = NvmController::new_zeroed();
+            if shared.config.version >= Vs::V2_1 {
+                data.ver = NVM_COMMAND_SET_1_1;
+            }
+            to_bytes(&data)
+        }
+        IdentifyKind::CommandSetActiveNamespaces => {
+            command_set(csi)?;
+            active_namespaces(shared, sqe.nsid)?
+        }
+        IdentifyKind::IndependentNamespace => {
+            named(shared, sqe)?;
+            let mut data = IndependentNamespace::new_zeroed();
+            data.nstat = NamespaceStatus::new().with_nrdy(true);
+            to_bytes(&data)
+        }
+        IdentifyKind::CommandSets => {
+            if !matches!(cdw10.cntid(), CONTROLLER_ID | CNTID_THIS) {
+                return Err(Status::INVALID_FIELD.dnr());
+            }
+            let mut data = CommandSets::new_zeroed();
+            if let Some(first) = data.vectors.first_mut() {
+                *first = CommandSetVector::new().with_nvm(true);
+            }
+            to_bytes(&data)
+        }
+    })
 }
 
 /// The namespace that a command names.

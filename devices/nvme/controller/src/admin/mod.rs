@@ -22,9 +22,12 @@ use nvme_spec::{
 };
 use storage::{GuestRam, Request};
 
-pub(crate) use self::format::FormatPlan;
-use self::{
-    changed::Changed, doorbells::close_doorbell, events::Events, features::Features, queues::Queues,
+pub use self::features::FeatureValue;
+use self::{changed::Changed, doorbells::close_doorbell, events::Events, queues::Queues};
+pub(crate) use self::{
+    features::{Features, feature_values, features_at_first},
+    format::FormatPlan,
+    identify::identify,
 };
 use crate::{
     command::Command,
@@ -38,6 +41,7 @@ use crate::{
     shadow::ShadowBuffers,
     shared::Shared,
     table::{self, AdminKind},
+    trace::Tag,
 };
 
 /// Abort commands that may wait at a time; ACL is one less (Base 5.1.1).
@@ -49,6 +53,8 @@ pub(crate) struct AdminContext<'a> {
     pub(crate) memory: &'a Arc<GuestRam>,
     pub(crate) epoch: Epoch,
     pub(crate) now_ns: u64,
+    /// What the command is followed by.
+    pub(crate) tag: Tag,
 }
 
 /// What became of an admin command.
@@ -90,6 +96,8 @@ type Handled = Result<Outcome, Status>;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Delivery {
     pub(crate) cid: u16,
+    /// What the command is followed by.
+    pub(crate) tag: Tag,
     pub(crate) status: Status,
     pub(crate) dw0: u32,
 }
@@ -200,6 +208,7 @@ impl Admin {
             lint.created(memory, Kind::Completion, 0, acq, cq_entries);
         }
         self.features.clock.start(now_ns);
+        self.features.publish(shared);
         shared.doorbells.open(0, Side::SqTail, 0);
         shared.doorbells.open(0, Side::CqHead, 0);
         Ok((
@@ -228,6 +237,7 @@ impl Admin {
         shared.settings.reset();
         self.features = Features::new(&shared.config);
         self.features.clock.start(now_ns);
+        self.features.publish(shared);
         self.events = Events::default();
         self.changed = Changed::default();
         self.take_waiting()
@@ -267,13 +277,18 @@ impl Admin {
             AdminKind::DeleteSq => self.delete_sq(cx, sqe),
             AdminKind::Identify => self.identify(cx, sqe),
             AdminKind::GetLogPage => self.get_log_page(cx, sqe),
-            AdminKind::SetFeatures => self.set_features(cx, sqe),
+            AdminKind::SetFeatures => {
+                let handled = self.set_features(cx, sqe);
+                self.features.publish(cx.shared);
+                handled
+            }
             AdminKind::GetFeatures => self.get_features(cx, sqe),
             AdminKind::Abort => self.abort(cx, sqe),
             AdminKind::FormatNvm => self.format_nvm(cx, sqe),
             AdminKind::DoorbellBufferConfig => self.doorbell_buffer_config(cx, sqe),
             AdminKind::AsyncEventRequest => {
-                self.events.request(sqe.cid).map(|()| Outcome::Delivered)
+                let requested = self.events.request(sqe.cid, cx.tag);
+                requested.map(|()| Outcome::Delivered)
             }
             AdminKind::KeepAlive => {
                 self.features.keep_alive.restart(cx.now_ns);
@@ -293,7 +308,7 @@ impl Admin {
                 return Ok(Outcome::value(ABORT_NOT_ABORTED));
             }
             self.check_abort_limit()?;
-            self.events.abort(cid, sqe.cid);
+            self.events.abort(cid, (sqe.cid, cx.tag));
             return Ok(Outcome::Delivered);
         }
         let Some(shard) = self.queues.shard_of_sq(cx.shared, sqid) else {

@@ -12,6 +12,7 @@ use crate::{
     rings::Rings,
     shared::Shared,
     sync::lock,
+    trace::Dropped,
     work::Work,
 };
 
@@ -168,7 +169,7 @@ impl Lane {
     /// Aborts a command that no backend has taken yet; what one has cannot be taken back.
     fn abort(&mut self, work: &mut Work<'_>, sqid: u16, cid: u16) -> Result<Answer, QueueFault> {
         let index = self.rings.sq_index(sqid);
-        let is_it = |command: &Command| Some(command.sq) == index && command.cid == cid;
+        let is_it = |command: &Command| Some(command.sq) == index && command.cid() == cid;
         let aborted = self.io.take_deferred(work.shared, is_it);
         if aborted.is_empty() {
             return Ok(Answer::NotAborted);
@@ -263,6 +264,9 @@ impl Lane {
             }
             self.rings = Rings::default();
             self.interrupts.clear();
+            if let Some(observer) = &mut self.observer {
+                observer.end_all(shared, Dropped::Reset);
+            }
         }
         shared.quiesced(round);
     }
