@@ -10,7 +10,7 @@ use std::{
 };
 
 use ferrite::nvme::inprocess::InProcess;
-use nvme::{ControllerConfig, NamespaceConfig};
+use nvme::{ControllerConfig, NamespaceConfig, trace::Watch};
 use nvme_host::{Buffer, Config, Driver, ShadowDoorbells, Transport, command, passes_event};
 use nvme_spec::{Cqe, NvmOpcode, Sqe};
 use storage::{BlockDevice, null::Null, ram::Ram};
@@ -131,9 +131,14 @@ fn tell(
     transport.write32(register, new);
 }
 
-fn counted(device: Arc<dyn BlockDevice>, bytes: u64, shadow: bool) -> u64 {
+fn counted(device: Arc<dyn BlockDevice>, bytes: u64, (shadow, watched): (bool, bool)) -> u64 {
     let config = ControllerConfig {
         namespaces: vec![NamespaceConfig::new(device, 4096)],
+        watch: Watch {
+            recorder: if watched { 16 } else { 0 },
+            statistics: watched,
+            ..Watch::default()
+        },
         ..ControllerConfig::default()
     };
     let mut machine = InProcess::new(config, 1).expect("valid");
@@ -166,9 +171,9 @@ fn reads_and_writes_allocate_nothing() {
     let ram = || -> Arc<dyn BlockDevice> { Arc::new(Ram::new(64 << 20).expect("memory")) };
     let null = || -> Arc<dyn BlockDevice> { Arc::new(Null::new(64 << 20)) };
     for bytes in [4096, LARGE] {
-        for shadow in [false, true] {
-            assert_eq!(counted(ram(), bytes, shadow), 0, "ram, {bytes} bytes");
-            assert_eq!(counted(null(), bytes, shadow), 0, "null, {bytes} bytes");
+        for how in [(false, false), (true, false), (false, true)] {
+            assert_eq!(counted(ram(), bytes, how), 0, "ram, {bytes} bytes");
+            assert_eq!(counted(null(), bytes, how), 0, "null, {bytes} bytes");
         }
     }
 }
