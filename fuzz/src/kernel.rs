@@ -42,7 +42,7 @@ pub fn kernel(data: &[u8]) {
     } else {
         input.rest()
     };
-    match load_kernel(memory, file, "fuzz", &modules) {
+    match load_kernel(memory, file, "fuzz", &modules, 0) {
         Ok(_) => {}
         Err(error) => assert!(!error.to_string().is_empty()),
     }

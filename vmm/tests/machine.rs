@@ -112,6 +112,20 @@ fn debug_exit_value_becomes_the_exit_code() {
 }
 
 #[test]
+fn guest_goes_off_and_resets_by_acpis_tables() {
+    if !have_kvm() {
+        return;
+    }
+    for (check, exit) in [
+        ("power-off", GuestExit::PowerOff),
+        ("reset", GuestExit::Reset),
+    ] {
+        let (outcome, text) = run(&format!("selfcheck={check}"));
+        assert_eq!(outcome.expect("a run").exit, exit, "{text}");
+    }
+}
+
+#[test]
 fn guest_panic_and_fault_are_reported_with_their_place() {
     if !have_kvm() {
         return;

@@ -87,6 +87,19 @@ fn initrd_is_the_kernels_first_module() {
 }
 
 #[test]
+fn power_off_is_0_and_reset_is_4() {
+    if !have_kvm() {
+        return;
+    }
+    let (code, errors) = check("power-off", &[]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(errors.contains("switched the machine off"), "{errors}");
+    let (code, errors) = check("reset", &[]);
+    assert_eq!(code, Some(4), "{errors}");
+    assert!(errors.contains("asked for a reset"), "{errors}");
+}
+
+#[test]
 fn crash_is_6_and_says_where() {
     if !have_kvm() {
         return;

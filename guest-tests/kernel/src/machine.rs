@@ -25,6 +25,8 @@ pub struct Machine {
     pub pci: Option<Bus>,
     /// Files the loader brought.
     pub modules: Vec<Module>,
+    /// The address of ACPI's root pointer, or 0.
+    pub(crate) rsdp: u64,
 }
 
 unsafe extern "Rust" {
@@ -55,6 +57,7 @@ extern "C" fn ring3_entry(start_info: u64) -> ! {
         clock: Clock::new(),
         pci: Bus::find(info.rsdp),
         modules: info.modules(),
+        rsdp: info.rsdp,
     };
     // SAFETY: `program!` defines it with this type.
     let code = unsafe { guest_program(&mut machine) };

@@ -7,7 +7,7 @@ use crate::exit::{self, ExitCode};
 use crate::irq::{self, Vector};
 use crate::machine::Machine;
 use crate::mmio::Mmio;
-use crate::{call, port, println, time};
+use crate::{acpi, call, port, println, time};
 
 const MILLISECOND: u64 = 1_000_000;
 
@@ -53,6 +53,8 @@ pub fn run(machine: &mut Machine) -> ExitCode {
         }
         "exit" => exit::write(number("value").unwrap_or_default() as u8),
         "unclaimed" => unclaimed(),
+        "power-off" => power(machine, false),
+        "reset" => power(machine, true),
         "pci" => pci::run(machine),
         "msi" => msi(machine, number("device").unwrap_or_default()),
         other => {
@@ -192,7 +194,7 @@ fn ring() -> u16 {
 
 /// Ports and memory that nothing claims: all ones at each width; stores are dropped.
 fn unclaimed() -> ExitCode {
-    const PORT: u16 = 0x600;
+    const PORT: u16 = 0x700;
     // SAFETY: no machine has anything there: the window for BARs, with no BAR.
     let nowhere = unsafe { Mmio::new(0xdfff_0000, 0x1000) };
     port::write8(PORT, 0);
@@ -214,6 +216,25 @@ fn unclaimed() -> ExitCode {
     } else {
         ExitCode::Failure
     }
+}
+
+/// Goes off, or resets, as ACPI's tables say. Comes back only if that does not work.
+fn power(machine: &Machine, reset: bool) -> ExitCode {
+    /// SLP_EN, above SLP_TYP in bits 12:10.
+    const SLEEP: u16 = 1 << 13;
+    let Some(power) = acpi::power(machine.rsdp) else {
+        println!("ACPI: no fixed description table, or no S5");
+        return ExitCode::Failure;
+    };
+    println!("ACPI: {power:x?}");
+    if reset {
+        port::write8(power.reset.0, power.reset.1);
+    } else {
+        let kept = port::read16(power.control);
+        port::write16(power.control, kept | u16::from(power.off) << 10 | SLEEP);
+    }
+    println!("ACPI: nothing happened");
+    ExitCode::Failure
 }
 
 /// Messages from a device of the machine's tests, whose registers at `device=` are: 0 the

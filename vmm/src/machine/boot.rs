@@ -16,14 +16,17 @@ use super::layout;
 
 /// XEN_HVM_START_MAGIC_VALUE.
 const MAGIC: u32 = 0x336e_c578;
-/// XEN_HVM_MEMMAP_TYPE_RAM and _RESERVED, as E820's types.
+/// XEN_HVM_MEMMAP_TYPE_RAM, _RESERVED and _ACPI, as E820's types.
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
+/// ACPI's tables: memory once they are read.
+const ACPI: u32 = 3;
 /// Most modules: their list fills a page.
 const MODULES: usize = 4096 / size_of::<hvm_modlist_entry>();
 
 /// Loads a kernel by the PVH protocol, with its command line, a memory map and modules, into guest
-/// memory of which some lies at address 0. Returns the entry point, a guest physical address.
+/// memory of which some lies at address 0; `rsdp` is where ACPI's root pointer lies, or 0. Returns
+/// the entry point, a guest physical address.
 ///
 /// # Errors
 /// [`MachineError`] naming the file's, the command line's or the modules' fault. A file may hold
@@ -33,6 +36,7 @@ pub fn load(
     kernel: &[u8],
     command_line: &str,
     modules: &[Module],
+    rsdp: u64,
 ) -> Result<u64, MachineError> {
     let (entry, kernel_end) = load_kernel(memory, kernel)?;
     let text = command_line.as_bytes();
@@ -61,6 +65,7 @@ pub fn load(
             layout::MODULE_LIST
         },
         cmdline_paddr: layout::COMMAND_LINE,
+        rsdp_paddr: rsdp,
         memmap_paddr: layout::MEMORY_MAP,
         memmap_entries: u32::try_from(map.len()).unwrap_or_default(),
         ..Default::default()
@@ -107,6 +112,7 @@ fn memory_map(memory: &GuestMemoryMmap) -> Vec<hvm_memmap_table_entry> {
         let skip = layout::LEGACY_END.saturating_sub(start);
         map.push(entry(start + skip, length.saturating_sub(skip), RAM));
     }
+    map.push(entry(layout::ACPI.0, layout::ACPI.1, ACPI));
     map.push(entry(layout::ECAM.0, layout::ECAM.1, RESERVED));
     map.sort_by_key(|entry| entry.addr);
     map
@@ -189,10 +195,11 @@ mod tests {
             data: vec![7; 5000].into(),
             command_line: "seven".into(),
         }];
-        let entry = load(&memory, crate::TEST_KERNEL, "a=b", &modules).expect("it fits");
+        let entry = load(&memory, crate::TEST_KERNEL, "a=b", &modules, 0xe_0000).expect("it fits");
         assert_eq!(entry, 0x10_0000);
         let info: hvm_start_info = read(&memory, layout::START_INFO);
         assert_eq!((info.magic, info.version, info.nr_modules), (MAGIC, 1, 1));
+        assert_eq!(info.rsdp_paddr, 0xe_0000);
         assert_eq!(
             read::<u32>(&memory, info.cmdline_paddr).to_le_bytes(),
             *b"a=b\0"
@@ -218,7 +225,7 @@ mod tests {
     fn what_cannot_be_loaded_is_refused_with_its_reason() {
         let memory = memory::create(4 << 20).expect("small").memory();
         let fail = |kernel: &[u8], line: &str, modules: &[Module]| {
-            load(&memory, kernel, line, modules)
+            load(&memory, kernel, line, modules, 0)
                 .expect_err("refused")
                 .to_string()
         };

@@ -9,6 +9,10 @@ use super::error::RunError;
 /// How the guest's run ended when nothing went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestExit {
+    /// The guest switched the machine off (ACPI's S5).
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
     /// The guest wrote `value` to the debug exit: (value << 1) | 1, as QEMU would exit.
     Code(u32),
     /// [`StopHandle::stop`] was called.

@@ -15,10 +15,15 @@
 //! Unsafe code is in `memory` (KVM is told addresses), `vcpu` (`kvm_run`'s unions and the signal
 //! that gets a CPU out of the guest) and `ioevent` (a descriptor changes its type).
 //!
-//! Left out: ACPI and MP tables, so a guest finds one CPU by itself; firmware; snapshots.
+//! ACPI's tables tell the guest of its CPUs, its PCI bus and how to go off; beside them the machine
+//! has a PC's clock, its reset ports, and the PICs, PIT and IOAPIC that KVM keeps.
+//!
+//! Left out: MP tables; firmware; interrupts of the clock; sleep states but off; snapshots.
 
+mod acpi;
 mod boot;
 mod bus;
+mod cmos;
 mod control;
 mod cpuid;
 mod debug;
@@ -32,6 +37,7 @@ mod kvm;
 pub mod layout;
 mod memory;
 mod pci;
+mod power;
 mod serial;
 mod vcpu;
 
@@ -183,6 +189,9 @@ impl Machine {
             Arc::new(debug_exit),
         )?;
 
+        add_fixed_hardware(&buses, &control)?;
+
+        cpuid::without_counters(&vm);
         let supported = cpuid::supported(&kvm)?;
         let cpus = (0..config.cpus)
             .map(|id| {
@@ -273,9 +282,22 @@ impl Machine {
     /// # Errors
     /// When the machine cannot be completed, or the guest cannot go on.
     pub fn run(self) -> Result<RunOutcome, RunError> {
-        pci::connect(self.pci, &self.buses, self.events)?;
+        pci::connect(
+            self.pci,
+            &self.buses,
+            self.events,
+            Arc::clone(&self.control),
+        )?;
         let memory = self.memory.memory();
-        let entry = boot::load(&memory, &self.kernel, &self.command_line, &self.modules)?;
+        let cpus = u8::try_from(self.cpus.len()).unwrap_or(u8::MAX);
+        let rsdp = acpi::write(&memory, cpus)?;
+        let entry = boot::load(
+            &memory,
+            &self.kernel,
+            &self.command_line,
+            &self.modules,
+            rsdp,
+        )?;
         if let Some(first) = self.cpus.first() {
             first.start_at(entry)?;
         }
@@ -307,4 +329,30 @@ impl Machine {
             elapsed,
         })
     }
+}
+
+/// What a PC has at fixed ports and KVM does not keep: power management, the clock, ways to reset.
+fn add_fixed_hardware(buses: &Buses, control: &Arc<Control>) -> Result<(), MachineError> {
+    let [data, command] = layout::KEYBOARD_PORTS;
+    let shared = || Arc::clone(control);
+    let devices: [(u16, u16, PortDevice); 6] = [
+        (
+            layout::PM1_PORTS,
+            power::PM1_PORTS,
+            Arc::new(power::Pm1::new(shared())),
+        ),
+        (
+            layout::CMOS_PORTS,
+            cmos::PORTS,
+            Arc::<cmos::Cmos>::default(),
+        ),
+        (data, 1, Arc::new(power::Keyboard::Data)),
+        (command, 1, Arc::new(power::Keyboard::Command(shared()))),
+        (layout::PORT_92, 1, Arc::new(power::Port92(shared()))),
+        (layout::POST_PORT, 1, Arc::new(power::Ignored)),
+    ];
+    for (base, ports, device) in devices {
+        buses.add_ports(base, ports, device)?;
+    }
+    Ok(())
 }

@@ -7,9 +7,11 @@ use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffse
 use vm_device::{DeviceMmio, DevicePio};
 
 use super::bus::{Buses, MmioDevice};
+use super::control::Control;
 use super::error::MachineError;
 use super::ioevent::BarEvents;
 use super::layout;
+use super::power::ResetControl;
 
 const APERTURE: Aperture = Aperture {
     base: layout::BAR_WINDOW.0,
@@ -31,15 +33,20 @@ pub(crate) fn bus() -> Result<Bus, MachineError> {
 
 /// Gives every BAR an address, as firmware would, and puts the bus on the machine's buses.
 ///
-/// `events` follow their BARs.
+/// `events` follow their BARs; `control` learns of resets.
 pub(crate) fn connect(
     bus: Bus,
     buses: &Arc<Buses>,
     events: Vec<(Bdf, u8, Arc<BarEvents>)>,
+    control: Arc<Control>,
 ) -> Result<(), MachineError> {
     let bus = Arc::new(bus);
     bus.assign_bars(APERTURE)?;
-    buses.add_ports(layout::PCI_PORTS, PORTS, Arc::new(Ports(Arc::clone(&bus))))?;
+    let ports = Ports {
+        bus: Arc::clone(&bus),
+        reset: ResetControl(control),
+    };
+    buses.add_ports(layout::PCI_PORTS, PORTS, Arc::new(ports))?;
     let (base, size) = layout::ECAM;
     buses.add_mmio(base, size, Arc::new(Ecam(Arc::clone(&bus))))?;
     // The buses own the PCI bus, which owns the listener: without weak references none of them,
@@ -76,15 +83,27 @@ pub(crate) fn connect(
     Ok(())
 }
 
-struct Ports(Arc<Bus>);
+/// The configuration mechanism, and among its ports the reset control register, which alone takes
+/// bytes below CFCh.
+struct Ports {
+    bus: Arc<Bus>,
+    reset: ResetControl,
+}
 
 impl DevicePio for Ports {
     fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        self.0.port_read(base.0.saturating_add(offset), data);
+        match (base.0.saturating_add(offset), data) {
+            // Nothing is kept of what was written there.
+            (layout::RESET_PORT, [byte]) => *byte = 0,
+            (port, data) => self.bus.port_read(port, data),
+        }
     }
 
     fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        self.0.port_write(base.0.saturating_add(offset), data);
+        match (base.0.saturating_add(offset), data) {
+            (layout::RESET_PORT, [byte]) => self.reset.write(*byte),
+            (port, data) => self.bus.port_write(port, data),
+        }
     }
 }
 

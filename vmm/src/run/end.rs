@@ -7,6 +7,10 @@ use crate::machine::{GuestExit, RunError};
 /// How a run ended. Even exit codes are ours, odd ones the guest's.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum End {
+    /// The guest switched the machine off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
     /// The guest wrote to the debug exit: its exit code's low byte is ours.
     Exit(u32),
     /// The guest could not go on: why, and where it was.
@@ -24,6 +28,8 @@ impl End {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::PowerOff => 0,
+            Self::Reset => 4,
             Self::Crashed(_) => 6,
             Self::Stopped => 8,
             Self::Failed(_) => 10,
@@ -42,6 +48,8 @@ impl End {
 impl From<GuestExit> for End {
     fn from(exit: GuestExit) -> Self {
         match exit {
+            GuestExit::PowerOff => Self::PowerOff,
+            GuestExit::Reset => Self::Reset,
             GuestExit::Code(code) => Self::Exit(code),
             GuestExit::Stopped => Self::Stopped,
             GuestExit::TimedOut => Self::TimedOut,
@@ -68,6 +76,8 @@ impl From<RunError> for End {
 impl fmt::Display for End {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::PowerOff => write!(out, "the guest switched the machine off"),
+            Self::Reset => write!(out, "the guest asked for a reset"),
             Self::Exit(code) => write!(out, "the guest ended with code {}", code & 0xff),
             Self::Crashed(why) => write!(out, "the guest crashed: {why}"),
             Self::Stopped => write!(out, "the guest was stopped"),
@@ -87,6 +97,8 @@ mod tests {
         let of_guest = |exit: GuestExit| End::from(exit).exit_code();
         assert_eq!(of_guest(GuestExit::Code(0x10 << 1 | 1)), 33);
         assert_eq!(of_guest(GuestExit::Code(0x1234 << 1 | 1)), 0x69);
+        assert_eq!(of_guest(GuestExit::PowerOff), 0);
+        assert_eq!(of_guest(GuestExit::Reset), 4);
         assert_eq!(of_guest(GuestExit::Stopped), 8);
         assert_eq!(of_guest(GuestExit::TimedOut), 124);
         let fault = RunError::TripleFault(Box::<CpuState>::default());

@@ -190,6 +190,8 @@ impl Results {
                 ));
             }
             End::Exit(GuestExit::Stopped) => return Some("the run was stopped".to_string()),
+            End::Exit(GuestExit::PowerOff) => return Some("the guest went off".to_string()),
+            End::Exit(GuestExit::Reset) => return Some("the guest asked for a reset".to_string()),
             End::Exit(GuestExit::Code(code)) => *code,
         };
         account(report, code).or_else(|| {

@@ -246,6 +246,8 @@ fn end_of(exit: GuestExit) -> QemuEnd {
         GuestExit::Code(code) => QemuEnd::Code(code),
         GuestExit::TimedOut => QemuEnd::TimedOut,
         GuestExit::Stopped => QemuEnd::Died("the run was stopped".to_string()),
+        GuestExit::PowerOff => QemuEnd::Died("the guest went off".to_string()),
+        GuestExit::Reset => QemuEnd::Died("the guest asked for a reset".to_string()),
     }
 }
 
