@@ -35,6 +35,22 @@ const MAY_KNOW: [(&str, &[&str]); 11] = [
         "mutants",
         &["anyhow", "clap", "rustix", "serde", "serde_json", "toml"],
     ),
+    // It tests the program from outside; of the rooms it knows the one that reads TAP.
+    (
+        "linux-tests",
+        &[
+            "nvme-suite",
+            "anyhow",
+            "clap",
+            "flate2",
+            "lz4_flex",
+            "lzma-rust2",
+            "object",
+            "ruzstd",
+            "serde",
+            "serde_json",
+        ],
+    ),
     (
         KERNEL,
         &[
