@@ -18,7 +18,7 @@ const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 const TOP: [&str; 2] = ["ferrite", FUZZERS];
 /// Who may know whom: each room with the rooms it may depend on and the crates of its subject.
 /// Those of [`TOP`] may know everything.
-const MAY_KNOW: [(&str, &[&str]); 11] = [
+const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("nvme-spec", &[]),
     ("storage", &["vm-memory", "rustix"]),
     ("nvme", &["nvme-spec", "storage", "vm-memory"]),
