@@ -9,6 +9,7 @@
 pub mod attach;
 pub mod bench;
 mod figures;
+pub mod gdb;
 pub mod machine;
 pub mod nvme;
 pub mod options;

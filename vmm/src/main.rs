@@ -47,8 +47,9 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("FERRITE_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,lint=info")),
+            tracing_subscriber::EnvFilter::try_from_env("FERRITE_LOG").unwrap_or_else(|_| {
+                tracing_subscriber::EnvFilter::new("error,ferrite::gdb=info,lint=info")
+            }),
         )
         .init();
     let Cli { command } = Cli::parse();

@@ -9,6 +9,7 @@ use std::{
 
 use clap::{Args, ValueHint};
 use ferrite::{
+    gdb::GdbAddress,
     options::{ConfigFile, NvmeOptions, parse_size},
     run::{Run, Signals},
 };
@@ -45,6 +46,13 @@ pub(crate) struct RunArgs {
     /// Seconds that the guest may run; for ever unless given.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
+    /// Let GDB connect here: HOST:PORT (:1234 is port 1234 of this host alone, port 0 a free one),
+    /// or a Unix socket's path, which has a slash.
+    #[arg(long, value_name = "HOST:PORT|PATH")]
+    gdb: Option<GdbAddress>,
+    /// Stand before the guest's first instruction until a debugger says continue.
+    #[arg(long, short = 'S', requires = "gdb")]
+    gdb_wait: bool,
     /// Print nothing of how the run ended, unless it is an error.
     #[arg(long, short)]
     quiet: bool,
@@ -80,7 +88,16 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         controllers: vec![nvme],
         timeout: args.timeout.map(Duration::from_secs),
     };
-    let prepared = run.prepare(Box::new(io::stdout()))?;
+    let mut prepared = run.prepare(Box::new(io::stdout()))?;
+    if let Some(address) = &args.gdb {
+        let address = prepared.debug(address, args.gdb_wait)?;
+        let waits = if args.gdb_wait {
+            "; the guest waits"
+        } else {
+            ""
+        };
+        let _ = writeln!(io::stderr(), "ferrite: gdb: target remote {address}{waits}");
+    }
     let signals = Signals::watch(prepared.stop_handle())?;
     let ended = prepared.run()?;
     drop(signals);

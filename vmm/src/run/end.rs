@@ -2,7 +2,10 @@
 
 use std::{error::Error, fmt};
 
-use crate::machine::{GuestExit, RunError};
+use crate::{
+    gdb::RunEnd,
+    machine::{GuestExit, RunError},
+};
 
 /// How a run ended. Even exit codes are ours, odd ones the guest's.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,6 +72,17 @@ impl From<RunError> for End {
         match panicked {
             true => Self::Failed(text),
             false => Self::Crashed(text),
+        }
+    }
+}
+
+impl From<&End> for RunEnd {
+    fn from(end: &End) -> Self {
+        match end {
+            End::Crashed(_) | End::Failed(_) => Self::Crashed,
+            End::Stopped => Self::Stopped,
+            End::TimedOut => Self::TimedOut,
+            guests => Self::Exited(guests.exit_code()),
         }
     }
 }

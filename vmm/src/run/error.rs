@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::{
     attach::AttachError,
+    gdb::GdbError,
     machine::MachineError,
     options::{OptionError, Size},
 };
@@ -47,6 +48,9 @@ pub enum LaunchError {
     /// The machine, or what is to be loaded into it.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// The debugger's server.
+    #[error(transparent)]
+    Gdb(#[from] GdbError),
     /// The process's signals cannot be watched.
     #[error("signals cannot be watched")]
     Signals(#[source] io::Error),

@@ -21,6 +21,7 @@ use ::nvme::{Controller, Stats};
 use crate::{
     attach::Attached,
     figures::{self, seconds},
+    gdb::{GdbAddress, GdbError, GdbServer, RunEnd},
     machine::{
         self, ExitCounts, LiveExits, Machine, MachineConfig, Module, RunError, RunOutcome,
         SerialSink, StopHandle,
@@ -56,6 +57,7 @@ pub struct Prepared {
     machine: Machine,
     controllers: Vec<Attached>,
     exits: Arc<LiveExits>,
+    gdb: Option<GdbServer>,
 }
 
 /// What came of a run.
@@ -108,6 +110,7 @@ impl Run {
             machine,
             controllers,
             exits,
+            gdb: None,
         })
     }
 
@@ -138,6 +141,19 @@ impl Prepared {
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
         self.machine.stop_handle()
+    }
+
+    /// Lets debuggers connect to `address`, and says where: with the port that was taken if any
+    /// would do. With `wait` the guest stands before its first instruction until one has come.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub fn debug(&mut self, address: &GdbAddress, wait: bool) -> Result<GdbAddress, LaunchError> {
+        let debugger = self.machine.debugger().map_err(GdbError::from)?;
+        let server = GdbServer::start(address, wait, debugger, self.stop_handle())?;
+        let address = server.address().clone();
+        self.gdb = Some(server);
+        Ok(address)
     }
 
     /// The controllers, in the order of [`Run::controllers`].
@@ -188,6 +204,9 @@ impl Prepared {
         // A worker that panics stops the machine, and is why.
         if let Some(panic) = panic {
             ended.end = End::Failed(panic.to_string());
+        }
+        if let Some(gdb) = self.gdb {
+            gdb.finish(RunEnd::from(&ended.end));
         }
         Ok(ended)
     }

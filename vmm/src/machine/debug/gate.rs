@@ -1,10 +1,11 @@
 //! Where the CPUs' threads and the debugger's meet.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::super::error::MachineError;
 use super::super::vcpu::CpuThread;
@@ -22,7 +23,7 @@ pub(crate) struct Gate {
     orders: Condvar,
     /// For the debugger: a CPU stands, or is no more.
     reports: Condvar,
-    event: EventFd,
+    event: OwnedFd,
 }
 
 #[derive(Default)]
@@ -76,7 +77,8 @@ impl Drop for Entered {
 
 impl Gate {
     pub(crate) fn new(cpus: usize) -> Result<Self, MachineError> {
-        let event = EventFd::new(EFD_NONBLOCK).map_err(host)?;
+        let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
+        let event = eventfd(0, flags).map_err(|error| host(error.into()))?;
         let slots = std::iter::repeat_with(|| Slot {
             place: Place::NotStarted,
             run: true,
@@ -177,7 +179,7 @@ impl Gate {
         self.signal();
     }
 
-    pub(super) fn events(&self) -> Result<EventFd, MachineError> {
+    pub(super) fn events(&self) -> Result<OwnedFd, MachineError> {
         self.event.try_clone().map_err(host)
     }
 
@@ -260,7 +262,7 @@ impl Gate {
 
     fn signal(&self) {
         // Fails only when the counter is full, and then it is readable.
-        let _ = self.event.write(1);
+        let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -14,11 +14,11 @@
 
 mod gate;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::error::MachineError;
 use super::memory::GuestMemory;
@@ -76,11 +76,11 @@ impl Debugger {
         &self.memory
     }
 
-    /// An eventfd that becomes readable when a CPU stops by itself and when the run ends.
+    /// A non-blocking eventfd that becomes readable when a CPU stops by itself and when the run ends.
     ///
     /// # Errors
     /// When the host has no descriptor left.
-    pub fn events(&self) -> Result<EventFd, MachineError> {
+    pub fn events(&self) -> Result<OwnedFd, MachineError> {
         self.gate.events()
     }
 
