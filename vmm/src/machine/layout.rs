@@ -66,6 +66,10 @@ pub(crate) const COMMAND_LINE: u64 = 0x4000;
 /// Longest command line in bytes, its final NUL included: Linux's COMMAND_LINE_SIZE less a
 /// reserve, and one page of the test kernel's patience.
 pub(crate) const COMMAND_LINE_MAX: usize = 4096;
+/// Linux's 64-bit protocol: segment descriptors, the boot parameters, and six pages of page tables.
+pub(crate) const DESCRIPTORS: u64 = 0x6000;
+pub(crate) const BOOT_PARAMS: u64 = 0x7000;
+pub(crate) const PAGE_TABLES: u64 = 0x8000;
 /// Memory below is the firmware's and the VGA hole's by custom; kernels are loaded above.
 pub(crate) const LEGACY_END: u64 = 0x10_0000;
 /// End of conventional memory (the EBDA and the VGA hole follow).

@@ -4,7 +4,7 @@
 //! ```text
 //!   Machine::new ──► memory (memfd), KVM's VM with its interrupt controllers, CPUs, buses
 //!   attach_pci … ──► functions on PCI bus 0
-//!   run ───────────► BARs placed, kernel loaded by PVH, a thread a CPU, until someone ends it
+//!   run ───────────► BARs placed, kernel loaded, a thread a CPU, until someone ends it
 //! ```
 //!
 //! A CPU's exit is answered on its own thread: port and memory accesses go through [`Buses`] to
@@ -49,7 +49,7 @@ use ::pci::{Bdf, PciFunction};
 use kvm_ioctls::VmFd;
 use vm_memory::GuestAddressSpace;
 
-pub use boot::load as load_kernel;
+pub use boot::{Entry, load as load_kernel};
 pub use bus::{Buses, MmioDevice, PortDevice};
 pub use control::{GuestExit, StopHandle};
 pub use debug::{Debugger, Ended as RunEnded, Stop};
@@ -71,9 +71,9 @@ pub struct MachineConfig {
     pub memory: u64,
     /// CPUs, 1 to what KVM allows (255 at most).
     pub cpus: u8,
-    /// An uncompressed ELF with a PVH entry point.
+    /// An uncompressed ELF with a PVH entry point, or a Linux bzImage.
     pub kernel: Cow<'static, [u8]>,
-    /// The kernel's command line, at most 4,095 bytes.
+    /// The kernel's command line, at most 4,095 bytes; a bzImage says how many it takes.
     pub command_line: String,
     /// Files passed to the kernel; Linux takes the first as its initrd.
     pub modules: Vec<Module>,

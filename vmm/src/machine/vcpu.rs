@@ -7,18 +7,19 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
 
-use kvm_bindings::{CpuId, kvm_debug_exit_arch, kvm_segment};
+use kvm_bindings::{CpuId, kvm_debug_exit_arch};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
+use super::boot::{self, Entry};
 use super::bus::Buses;
 use super::control::Control;
 use super::debug::{Gate, Stop};
 use super::error::{CpuState, MachineError, RunError};
 use super::exits::LiveExits;
 use super::memory::GuestMemory;
-use super::{cpuid, firmware, kvm, layout};
+use super::{cpuid, firmware, kvm};
 
 const EINTR: i32 = 4;
 const EAGAIN: i32 = 11;
@@ -88,50 +89,9 @@ impl Vcpu {
         self.gate = Some(gate);
     }
 
-    /// The state that PVH prescribes: 32-bit protected mode, flat segments, paging off, EBX the
-    /// start info. The other CPUs stay as they are: waiting for INIT and SIPI.
-    pub(crate) fn start_at(&self, entry: u64) -> Result<(), MachineError> {
-        let segment = |type_, selector| kvm_segment {
-            base: 0,
-            limit: u32::MAX,
-            selector,
-            type_,
-            present: 1,
-            db: 1,
-            s: 1,
-            g: 1,
-            ..Default::default()
-        };
-        let mut sregs = self
-            .fd
-            .get_sregs()
-            .map_err(MachineError::kvm("KVM_GET_SREGS"))?;
-        sregs.cs = segment(0xb, 0x08); // code, readable, accessed
-        let data = segment(0x3, 0x10); // data, writable, accessed
-        (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);
-        sregs.tr = kvm_segment {
-            limit: 0x67,
-            db: 0,
-            s: 0,
-            g: 0,
-            ..segment(0xb, 0x18)
-        };
-        sregs.cr0 = 0x11; // PE, ET
-        sregs.cr4 = 0;
-        sregs.efer = 0;
-        self.fd
-            .set_sregs(&sregs)
-            .map_err(MachineError::kvm("KVM_SET_SREGS"))?;
-        let mut regs = self
-            .fd
-            .get_regs()
-            .map_err(MachineError::kvm("KVM_GET_REGS"))?;
-        regs.rflags = 0x2;
-        regs.rip = entry;
-        regs.rbx = layout::START_INFO;
-        self.fd
-            .set_regs(&regs)
-            .map_err(MachineError::kvm("KVM_SET_REGS"))
+    /// Sets the registers for a kernel's entry point.
+    pub(crate) fn start_at(&self, entry: Entry) -> Result<(), MachineError> {
+        boot::set_registers(&self.fd, entry)
     }
 
     /// Starts the thread, which runs until `control` says stop.

@@ -1,5 +1,5 @@
-//! Loading a kernel by the PVH protocol (xen/docs/misc/pvh.pandoc, hvm/start_info.h): the ELF's
-//! segments, the start info with memory map, command line and modules.
+//! The PVH protocol (xen/docs/misc/pvh.pandoc, hvm/start_info.h): the ELF's segments, the start
+//! info with memory map, command line and modules.
 
 use std::io::Cursor;
 
@@ -8,50 +8,37 @@ use linux_loader::loader::elf::start_info::{
     hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
 };
 use linux_loader::loader::{Elf, KernelLoader};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use super::Module;
-use super::error::MachineError;
-use super::layout;
+use super::{Entry, Room, low_end, memory_map, no_room, write, write_command_line};
+use crate::machine::Module;
+use crate::machine::error::MachineError;
+use crate::machine::layout;
 
 /// XEN_HVM_START_MAGIC_VALUE.
 const MAGIC: u32 = 0x336e_c578;
-/// XEN_HVM_MEMMAP_TYPE_RAM, _RESERVED and _ACPI, as E820's types.
-const RAM: u32 = 1;
-const RESERVED: u32 = 2;
-/// ACPI's tables: memory once they are read.
-const ACPI: u32 = 3;
 /// Most modules: their list fills a page.
 const MODULES: usize = 4096 / size_of::<hvm_modlist_entry>();
 
-/// Loads a kernel by the PVH protocol, with its command line, a memory map and modules, into guest
-/// memory of which some lies at address 0; `rsdp` is where ACPI's root pointer lies, or 0. Returns
-/// the entry point, a guest physical address.
-///
-/// # Errors
-/// [`MachineError`] naming the file's, the command line's or the modules' fault. A file may hold
-/// anything; parts of it may have been written to memory then.
-pub fn load(
+/// Loads an ELF; see [`super::load`].
+pub(super) fn load(
     memory: &GuestMemoryMmap,
     kernel: &[u8],
     command_line: &str,
     modules: &[Module],
     rsdp: u64,
-) -> Result<u64, MachineError> {
-    let (entry, kernel_end) = load_kernel(memory, kernel)?;
-    let text = command_line.as_bytes();
-    if text.contains(&0) {
-        return Err(MachineError::CommandLine("a NUL would end it".into()));
-    }
-    if text.len() >= layout::COMMAND_LINE_MAX {
-        let most = layout::COMMAND_LINE_MAX - 1;
-        let reason = format!("{} bytes; at most {most} can be passed", text.len());
-        return Err(MachineError::CommandLine(reason));
-    }
-    write(memory, layout::COMMAND_LINE, text)?;
-    write(memory, layout::COMMAND_LINE + text.len() as u64, &[0])?;
-
-    let map = memory_map(memory);
+) -> Result<Entry, MachineError> {
+    let (rip, kernel_end) = load_kernel(memory, kernel)?;
+    write_command_line(memory, command_line, usize::MAX)?;
+    let map: Vec<_> = memory_map(memory)
+        .into_iter()
+        .map(|stretch| hvm_memmap_table_entry {
+            addr: stretch.start,
+            size: stretch.bytes,
+            type_: stretch.kind as u32,
+            reserved: 0,
+        })
+        .collect();
     write_all(memory, layout::MEMORY_MAP, &map)?;
     let list = load_modules(memory, kernel_end, modules)?;
     write_all(memory, layout::MODULE_LIST, &list)?;
@@ -71,7 +58,7 @@ pub fn load(
         ..Default::default()
     };
     write_all(memory, layout::START_INFO, &[info])?;
-    Ok(entry)
+    Ok(Entry::Pvh { rip })
 }
 
 /// Entry point and first address past the kernel.
@@ -98,50 +85,24 @@ fn load_kernel(memory: &GuestMemoryMmap, kernel: &[u8]) -> Result<(u64, u64), Ma
     Ok((entry, loaded.kernel_end))
 }
 
-/// Usable memory, and what must not be taken for free although it is not memory.
-fn memory_map(memory: &GuestMemoryMmap) -> Vec<hvm_memmap_table_entry> {
-    let entry = |addr, size, type_| hvm_memmap_table_entry {
-        addr,
-        size,
-        type_,
-        reserved: 0,
-    };
-    let mut map = vec![entry(0, layout::CONVENTIONAL_END, RAM)];
-    for region in memory.iter() {
-        let (start, length) = (region.start_addr().0, region.len());
-        let skip = layout::LEGACY_END.saturating_sub(start);
-        map.push(entry(start + skip, length.saturating_sub(skip), RAM));
-    }
-    map.push(entry(layout::ACPI.0, layout::ACPI.1, ACPI));
-    map.push(entry(layout::ECAM.0, layout::ECAM.1, RESERVED));
-    map.sort_by_key(|entry| entry.addr);
-    map
-}
-
-/// Puts modules below the end of low memory, the first highest, each at a page's start.
+/// Puts modules below the end of low memory, the first highest.
 fn load_modules(
     memory: &GuestMemoryMmap,
     kernel_end: u64,
     modules: &[Module],
 ) -> Result<Vec<hvm_modlist_entry>, MachineError> {
-    let low = memory.iter().find(|region| region.start_addr().0 == 0);
-    let end = low.map_or(0, GuestMemoryRegion::len);
-    let bytes = modules.iter().map(|module| module.data.len() as u64).sum();
-    let full = || MachineError::Modules { bytes, least: end };
     if modules.len() > MODULES {
-        return Err(full());
+        return Err(no_room(memory, modules));
     }
-    let floor = kernel_end.max(layout::LEGACY_END);
-    let mut top = end;
-    let mut list = Vec::new();
-    let mut place = |data: &[u8]| {
-        let start = top.checked_sub(data.len() as u64).ok_or_else(full)? & !0xfff;
-        if start < floor {
-            return Err(full());
-        }
-        top = start;
-        write(memory, start, data).map(|()| start)
+    let mut room = Room {
+        floor: kernel_end.max(layout::LEGACY_END),
+        top: low_end(memory),
     };
+    let mut place = |data: &[u8]| {
+        let place = room.place(memory, data)?;
+        place.ok_or_else(|| no_room(memory, modules))
+    };
+    let mut list = Vec::new();
     for module in modules {
         let mut text = module.command_line.clone().into_bytes();
         text.push(0);
@@ -168,21 +129,12 @@ fn write_all<T: vm_memory::ByteValued>(
     Ok(())
 }
 
-fn write(memory: &GuestMemoryMmap, address: u64, data: &[u8]) -> Result<(), MachineError> {
-    memory
-        .write_slice(data, GuestAddress(address))
-        .map_err(|error| MachineError::Memory {
-            bytes: data.len() as u64,
-            reason: format!("writing at {address:#x}: {error}"),
-        })
-}
-
 #[cfg(test)]
 mod tests {
-    use vm_memory::{ByteValued, GuestAddressSpace};
+    use vm_memory::{ByteValued, Bytes, GuestAddressSpace};
 
     use super::*;
-    use crate::machine::memory;
+    use crate::machine::{boot::Kind, memory};
 
     fn read<T: ByteValued + Default>(memory: &GuestMemoryMmap, address: u64) -> T {
         memory.read_obj(GuestAddress(address)).expect("in range")
@@ -196,7 +148,7 @@ mod tests {
             command_line: "seven".into(),
         }];
         let entry = load(&memory, crate::TEST_KERNEL, "a=b", &modules, 0xe_0000).expect("it fits");
-        assert_eq!(entry, 0x10_0000);
+        assert_eq!(entry, Entry::Pvh { rip: 0x10_0000 });
         let info: hvm_start_info = read(&memory, layout::START_INFO);
         assert_eq!((info.magic, info.version, info.nr_modules), (MAGIC, 1, 1));
         assert_eq!(info.rsdp_paddr, 0xe_0000);
@@ -214,8 +166,8 @@ mod tests {
         let map = memory_map(&memory);
         let ram: u64 = map
             .iter()
-            .filter(|entry| entry.type_ == RAM)
-            .map(|entry| entry.size)
+            .filter(|stretch| stretch.kind == Kind::Ram)
+            .map(|stretch| stretch.bytes)
             .sum();
         assert_eq!(ram, (63 << 20) + layout::CONVENTIONAL_END);
         assert_eq!(info.memmap_entries as usize, map.len());
@@ -229,7 +181,7 @@ mod tests {
                 .expect_err("refused")
                 .to_string()
         };
-        assert!(fail(b"no ELF", "", &[]).contains("ELF"));
+        assert!(fail(b"\x7fELF", "", &[]).contains("ELF"));
         let long = "x".repeat(layout::COMMAND_LINE_MAX);
         assert!(fail(crate::TEST_KERNEL, &long, &[]).contains("4095"));
         assert!(fail(crate::TEST_KERNEL, "a\0b", &[]).contains("NUL"));
