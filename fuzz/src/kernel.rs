@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-use ferrite::machine::{Module, load_kernel};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use ferrite::machine::{Entry, Module, load_kernel};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use crate::input::Input;
 
@@ -12,12 +12,17 @@ const MEMORY_BYTES: usize = 4 << 20;
 /// Bytes of the file that is damaged.
 const FILE_BYTES: usize = 0x400;
 
-/// Loads a file as a kernel by the PVH protocol: anything, or a good kernel with damage. It is
-/// refused, or its entry point is told.
+/// Loads a file as a kernel: anything, or a good ELF or bzImage with damage. It is refused, or its
+/// entry point is told, which lies in memory.
 pub fn kernel(data: &[u8]) {
     static MEMORY: OnceLock<GuestMemoryMmap> = OnceLock::new();
     let memory = MEMORY.get_or_init(|| {
-        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).expect("memory")
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]);
+        let memory = memory.expect("memory");
+        for good in [good_kernel(), good_image()] {
+            load_kernel(&memory, &good, "fuzz", &[], 0).expect("what is damaged below is good");
+        }
+        memory
     });
     let mut input = Input::new(data);
     let choice = input.u8();
@@ -28,12 +33,18 @@ pub fn kernel(data: &[u8]) {
             command_line: "module".into(),
         });
     }
-    let mut good = good_kernel();
+    let (mut good, headers) = match choice & 4 {
+        0 => (good_kernel(), 0..0x140),
+        _ => (good_image(), 0x1f1..0x270),
+    };
     let file = if choice & 1 == 0 {
         while !input.is_empty() {
             let at = usize::from(input.u16()) % good.len();
             // The headers more often than what follows.
-            let at = if input.bool() { at } else { at % 0x140 };
+            let at = match input.bool() {
+                true => at,
+                false => headers.start + at % headers.len(),
+            };
             let value = input.number().to_le_bytes();
             let width = input.pick(&[1, 2, 4, 8]).min(good.len() - at);
             good[at..at + width].copy_from_slice(&value[..width]);
@@ -43,7 +54,8 @@ pub fn kernel(data: &[u8]) {
         input.rest()
     };
     match load_kernel(memory, file, "fuzz", &modules, 0) {
-        Ok(_) => {}
+        Ok(Entry::Linux64 { rip }) => assert!(memory.address_in_range(GuestAddress(rip))),
+        Ok(Entry::Pvh { .. }) => {}
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
@@ -83,5 +95,26 @@ pub(crate) fn good_kernel() -> Vec<u8> {
     put(0x308, &18u32.to_le_bytes());
     put(0x30C, b"Xen\0");
     put(0x310, &TEXT.to_le_bytes());
+    file
+}
+
+/// A bzImage of boot protocol 2.15: a sector of setup beside the first, and a part for protected
+/// mode that wants to run at 2 MiB.
+pub(crate) fn good_image() -> Vec<u8> {
+    let mut file = vec![0; 0x400 + FILE_BYTES];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    // setup_sects, syssize in paragraphs, the magic, the version.
+    put(0x1f1, &[1]);
+    put(0x1f4, &(FILE_BYTES as u32 / 16).to_le_bytes());
+    put(0x202, b"HdrS\x0f\x02");
+    // loadflags: high; code32_start; initrd_addr_max; relocatable; xloadflags: 64 bits, above 4 GiB.
+    put(0x211, &[1]);
+    put(0x214, &0x10_0000u32.to_le_bytes());
+    put(0x22c, &0x7fff_ffffu32.to_le_bytes());
+    put(0x234, &[1, 21, 3, 0]);
+    // cmdline_size, pref_address, init_size.
+    put(0x238, &2047u32.to_le_bytes());
+    put(0x258, &0x20_0000u64.to_le_bytes());
+    put(0x260, &0x1_0000u32.to_le_bytes());
     file
 }
