@@ -261,8 +261,10 @@ fn any_number_of_shards_with_shadow_doorbells_passes() {
             if seed % 2 == 1 {
                 machine.trap_doorbells();
             }
-            let (summary, failures) = run(&mut machine, Doorbells::Shadow, "");
-            assert!(summary.good(), "{what}:{failures}");
+            for doorbells in [Doorbells::Shadow, Doorbells::ShadowAfterQueues] {
+                let (summary, failures) = run(&mut machine, doorbells, "");
+                assert!(summary.good(), "{what}, {doorbells:?}:{failures}");
+            }
         }
     }
 }

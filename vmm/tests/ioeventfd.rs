@@ -10,12 +10,13 @@ use ferrite::{
     options::NvmeOptions,
     selftest::{self, Results, Selftest},
 };
+use nvme_suite::Doorbells;
 use support::have_kvm;
 
 /// Tests that ring often, none of which writes registers for its own sake.
 const FILTER: &str = "io,queues,shadow,doorbells,prp";
 
-fn run(doorbells: &str, shadow: bool) -> Results {
+fn run(doorbells: &str, told: Doorbells) -> Results {
     let mut nvme = NvmeOptions::default();
     // Workers that sleep at once are rung for most.
     let list = format!("namespaces=2,size=64M,mdts=4M,workers=2,poll=0,doorbells={doorbells}");
@@ -23,7 +24,7 @@ fn run(doorbells: &str, shadow: bool) -> Results {
     let selftest = Selftest {
         nvme,
         filter: FILTER.to_string(),
-        shadow,
+        doorbells: told,
         memory: 256 << 20,
         timeout: Duration::from_secs(120),
     };
@@ -47,11 +48,13 @@ fn events_take_the_place_of_exits() {
     if !have_kvm() {
         return;
     }
-    let trapped = run("shadow", true).exits.mmio_write;
-    let events = run("ioeventfd", true).exits.mmio_write;
-    println!("MMIO writes: {trapped} trapped, {events} with ioeventfds");
-    assert!(
-        events * 6 < trapped * 5,
-        "{events} with ioeventfds, {trapped} without"
-    );
+    for told in [Doorbells::Shadow, Doorbells::ShadowAfterQueues] {
+        let trapped = run("shadow", told).exits.mmio_write;
+        let events = run("ioeventfd", told).exits.mmio_write;
+        println!("{told:?}: {trapped} MMIO writes trapped, {events} with ioeventfds");
+        assert!(
+            events * 6 < trapped * 5,
+            "{told:?}: {events} with ioeventfds, {trapped} without"
+        );
+    }
 }

@@ -47,6 +47,8 @@ impl<'a> Env<'a> {
         env.nvme.set_command_timeout(COMMAND_TIMEOUT_NS);
         let shadow = context.doorbells == Doorbells::Shadow;
         env.nvme.set_shadow_doorbells(shadow);
+        let later = context.doorbells == Doorbells::ShadowAfterQueues;
+        env.nvme.set_shadow_doorbells_after_queues(later);
         env.restart(&Config::default())?;
         env.request_queues()?;
         Ok(env)

@@ -15,7 +15,18 @@ use ferrite::{
     selftest::{self, Format, Matrix, Outcome, Progress, Selftest, Style, quoted},
 };
 
+use nvme_suite::Doorbells;
+
 use crate::print_all;
+
+/// When the tests turn shadow doorbells on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum ShadowFrom {
+    /// When the controller is enabled.
+    AtOnce,
+    /// When the first queue pair is there.
+    AfterQueues,
+}
 
 #[derive(Args)]
 #[command(after_long_help = format!(
@@ -41,9 +52,11 @@ pub(crate) struct SelftestArgs {
     /// List the tests with the rules they check, and run nothing.
     #[arg(long)]
     list: bool,
-    /// Tell the controller of I/O queues' tails and heads in memory (shadow doorbells) in all tests.
-    #[arg(long, conflicts_with = "peer")]
-    shadow: bool,
+    /// Tell the controller of I/O queues' tails and heads in memory (shadow doorbells) in all tests;
+    /// `after-queues`: from the first queue pair on, made before, as Linux does it.
+    #[arg(long, conflicts_with = "peer", value_name = "WHEN", num_args = 0..=1,
+          require_equals = true, default_missing_value = "at-once")]
+    shadow: Option<ShadowFrom>,
     /// The controller; `--help` lists the keys. May be given several times. What is not given is
     /// as the keys' defaults, but for namespaces=2,size=256M,mdts=4M.
     #[arg(long, value_name = "KEY=VALUE,...")]
@@ -120,7 +133,11 @@ pub(crate) fn selftest(args: &SelftestArgs) -> anyhow::Result<ExitCode> {
     let selftest = Selftest {
         nvme,
         filter: args.filter.clone(),
-        shadow: args.shadow,
+        doorbells: match args.shadow {
+            None => Doorbells::Registers,
+            Some(ShadowFrom::AtOnce) => Doorbells::Shadow,
+            Some(ShadowFrom::AfterQueues) => Doorbells::ShadowAfterQueues,
+        },
         memory: args.memory,
         timeout: Duration::from_secs(args.timeout),
     };
@@ -187,8 +204,10 @@ fn matrix(args: &SelftestArgs, selftest: Selftest) -> anyhow::Result<(String, bo
     if let Some(path) = &args.config {
         arguments.extend(["--config".to_string(), quoted(&path.to_string_lossy())]);
     }
-    if args.shadow {
-        arguments.push("--shadow".to_string());
+    match args.shadow {
+        None => {}
+        Some(ShadowFrom::AtOnce) => arguments.push("--shadow".to_string()),
+        Some(ShadowFrom::AfterQueues) => arguments.push("--shadow=after-queues".to_string()),
     }
     let cpus = || std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
     let matrix = Matrix {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use ::nvme::{Lint, Stats, Tear};
-use nvme_suite::{Filter, tap::Report};
+use nvme_suite::{Doorbells, Filter, tap::Report};
 use thiserror::Error;
 
 use crate::{
@@ -45,8 +45,8 @@ pub struct Selftest {
     pub nvme: NvmeOptions,
     /// Which tests, as globs over `group.name`; empty for all.
     pub filter: String,
-    /// The tests use shadow doorbells, also where they are not about them.
-    pub shadow: bool,
+    /// How the tests tell the controller of tails and heads, unless they are about that.
+    pub doorbells: Doorbells,
     /// The guest's memory in bytes.
     pub memory: u64,
     /// How long the guest may run.
@@ -264,7 +264,11 @@ pub fn check_filter(filter: &str) -> Result<(), SelftestError> {
 /// What the test kernel is told.
 fn command_line(selftest: &Selftest) -> String {
     let filter = (!selftest.filter.is_empty()).then(|| format!("filter={}", selftest.filter));
-    let shadow = selftest.shadow.then(|| "doorbells=shadow".to_string());
+    let shadow = match selftest.doorbells {
+        Doorbells::Registers => None,
+        Doorbells::Shadow => Some("doorbells=shadow".to_string()),
+        Doorbells::ShadowAfterQueues => Some("doorbells=shadow-after-queues".to_string()),
+    };
     let words: Vec<String> = filter.into_iter().chain(shadow).collect();
     words.join(" ")
 }

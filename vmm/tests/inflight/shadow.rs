@@ -1,7 +1,7 @@
 //! Shadow doorbells: what a host may do to them, and when the controller lets go of them.
 
 use nvme_host::{CqConfig, ShadowDoorbells, SqConfig};
-use nvme_spec::registers::{Shn, cq_head_doorbell, sq_tail_doorbell};
+use nvme_spec::registers::{Shn, Shst, cq_head_doorbell, sq_tail_doorbell};
 use pci::PciFunction;
 use storage::GuestRam;
 use vm_memory::GuestAddress;
@@ -200,7 +200,7 @@ fn doorbells_are_events_while_their_queues_live() {
         assert_eq!(
             driver.transport().event_doorbells(),
             0,
-            "queues of before keep their registers"
+            "queues of before keep their registers until their host stores in memory"
         );
         driver.create_pair(3, 16).expect("queues");
         driver.create_pair(4, 16).expect("queues");
@@ -224,6 +224,110 @@ fn doorbells_are_events_while_their_queues_live() {
         assert_eq!(driver.transport().event_doorbells(), 4);
         driver.shutdown(Shn::Normal).expect("shut down");
         assert_eq!(driver.transport().event_doorbells(), 0, "SHST is complete");
+    }
+}
+
+/// As Linux has it: queues first, then the command.
+#[test]
+fn queues_of_before_are_events_once_their_host_stores_in_memory() {
+    for shards in 1..=3 {
+        for end in ["delete", "reset", "shutdown"] {
+            let device = Held::new(64);
+            device.release(100_000);
+            let mut machine = machine(&device, shards);
+            let mut driver = enabled(&mut machine);
+            flush_works(&mut driver, 1);
+            driver.enable_shadow_doorbells().expect("offered");
+            flush_works(&mut driver, 2);
+            step(&mut driver, 50);
+            // Its head is told when the next completion is taken.
+            let events = driver.transport().event_doorbells();
+            assert!((1..=2).contains(&events), "queue 2 alone, not {events}");
+            for round in 0..600 {
+                flush_works(&mut driver, u16::from(round % 2 == 0) + 1);
+            }
+            step(&mut driver, 50);
+            assert_eq!(driver.transport().event_doorbells(), 4, "{shards} shards");
+            match end {
+                "delete" => {
+                    driver.delete_sq(1).expect("deleted");
+                    driver.delete_cq(1).expect("deleted");
+                    assert_eq!(driver.transport().event_doorbells(), 2);
+                    flush_works(&mut driver, 2);
+                    driver.create_pair(1, 16).expect("queues");
+                    flush_works(&mut driver, 1);
+                    assert_eq!(driver.transport().event_doorbells(), 4);
+                }
+                "reset" => {
+                    let cc = driver.cc();
+                    driver.set_cc(cc.with_en(false));
+                    while csts(&mut driver).rdy() {
+                        step(&mut driver, 1);
+                    }
+                    assert_eq!(driver.transport().event_doorbells(), 0, "RDY reads 0");
+                }
+                _ => {
+                    driver.shutdown(Shn::Normal).expect("shut down");
+                    assert_eq!(driver.transport().event_doorbells(), 0, "SHST is complete");
+                }
+            }
+        }
+    }
+}
+
+/// A tail that is seen in memory while a reset or shutdown comes, at any moment of both.
+#[test]
+fn no_doorbell_becomes_an_event_after_the_end() {
+    for shards in 1..=3 {
+        for steps in 0..12 {
+            for shutdown in [false, true] {
+                let device = Held::new(64);
+                device.release(64);
+                let mut machine = machine(&device, shards);
+                let mut driver = enabled(&mut machine);
+                driver.enable_shadow_doorbells().expect("offered");
+                flushes(&mut driver, 2, 3);
+                step(&mut driver, steps);
+                let cc = driver.cc();
+                if shutdown {
+                    driver.set_cc(cc.with_shn(Shn::Normal));
+                    while csts(&mut driver).shst() != Shst::Complete {
+                        step(&mut driver, 1);
+                    }
+                } else {
+                    driver.set_cc(cc.with_en(false));
+                    while csts(&mut driver).rdy() {
+                        step(&mut driver, 1);
+                    }
+                }
+                let events = driver.transport().event_doorbells();
+                assert_eq!(events, 0, "{shards} shards, after {steps}");
+                step(&mut driver, 50);
+                let events = driver.transport().event_doorbells();
+                assert_eq!(events, 0, "{shards} shards, long after {steps}");
+            }
+        }
+    }
+}
+
+/// A host that has the buffers for new queues and leaves its old ones as they were.
+#[test]
+fn queues_of_before_may_keep_to_their_registers_for_ever() {
+    for shards in 1..=3 {
+        let device = Held::new(64);
+        device.release(100_000);
+        let mut machine = machine(&device, shards);
+        let mut driver = enabled(&mut machine);
+        let (shadow, event) = (driver.alloc(4096).expect("memory"), driver.alloc(4096));
+        let event = event.expect("memory");
+        // Past the driver, which goes on with registers.
+        let sqe = command::doorbell_buffer_config(shadow.address, event.address);
+        driver.admin_ok(sqe).expect("on");
+        for round in 0..600 {
+            flush_works(&mut driver, u16::from(round % 2 == 0) + 1);
+            step(&mut driver, usize::from(round % 3 == 0) * 40);
+        }
+        assert_eq!(driver.transport().event_doorbells(), 0);
     }
 }
 

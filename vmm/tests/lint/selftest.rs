@@ -19,7 +19,7 @@ fn reports_belong_to_the_tests_that_provoke_them() {
     let mut nvme = NvmeOptions::default();
     nvme.apply("size=64M,lint=on,workers=2").expect("valid");
     let selftest = Selftest {
-        shadow: false,
+        doorbells: nvme_suite::Doorbells::Registers,
         nvme,
         filter: "io.many_in_flight,hostile.same_cid_twice_completes_both,\
                  doorbells.tail_beyond_the_ring_is_harmless,queues.phase_inverts_each_pass"

@@ -11,6 +11,7 @@ use std::{
 use storage::Notify;
 
 use crate::{
+    doorbell::Side,
     ids::{AdminTicket, Epoch, ShardId},
     park::Park,
     queue::{CompletionQueue, SubmissionQueue},
@@ -33,6 +34,9 @@ pub(crate) enum Message {
     Quiesce { round: Epoch, drop_queues: bool },
     /// To shard 0: a namespace is not what it was.
     NamespaceChanged { nsid: u32 },
+    /// To shard 0: a queue's values come from memory alone now, though it was made before Doorbell
+    /// Buffer Config.
+    Followed { epoch: Epoch, qid: u16, side: Side },
     /// Serve a new completion queue.
     AddCq {
         epoch: Epoch,

@@ -197,3 +197,83 @@ fn of_two_tails_stored_in_memory_the_last_is_seen_or_rung() {
         });
     }
 }
+
+/// A doorbell of a queue that was made before the host had memory for it.
+struct Turning {
+    register: AtomicU32,
+    shadow: Arc<Shadow>,
+}
+
+/// What a shard has seen of it, and whether it still looks at the register.
+struct Looker {
+    register: Option<u32>,
+    entry: u32,
+    tail: u32,
+}
+
+impl Turning {
+    /// As `shadow.rs` looks: the entry is loaded first and comes second, and from the first value
+    /// of the entry on the register does not count.
+    fn look(&self, looker: &mut Looker) -> bool {
+        let entry = self.shadow.tail.load(Ordering::Acquire);
+        if let Some(seen) = &mut looker.register {
+            let register = self.register.load(Ordering::Acquire);
+            if register != *seen {
+                (*seen, looker.tail) = (register, register);
+                return true;
+            }
+        }
+        if entry == looker.entry {
+            return false;
+        }
+        *looker = Looker {
+            register: None,
+            entry,
+            tail: entry,
+        };
+        true
+    }
+}
+
+/// The host rings by the register, hears of the buffers, and goes on in memory, where its ring is
+/// an exit or, if the shard was quick, an eventfd without a value.
+#[test]
+fn of_a_register_and_then_an_entry_the_last_is_seen_or_rung() {
+    for way in [Way::Trap, Way::Eventfd] {
+        loom::model(move || {
+            let turning = Arc::new(Turning {
+                register: AtomicU32::new(5),
+                shadow: Shadow::at_5(),
+            });
+            let host = thread::spawn({
+                let turning = turning.clone();
+                move || {
+                    turning.register.store(6, Ordering::Release);
+                    let first = turning.shadow.park.ring();
+                    // The entry is still as the controller left it.
+                    let second = turning.shadow.submit(5, 7, way);
+                    first || second
+                }
+            });
+            let mut looker = Looker {
+                register: Some(5),
+                entry: 5,
+                tail: 5,
+            };
+            let shadow = &turning.shadow;
+            // It sleeps once: a model that goes to sleep again has to know that what the first ring
+            // took comes before the second sleep, which loom does not.
+            while turning.look(&mut looker) {}
+            let entry = looker.entry;
+            let arm = || shadow.event.store(entry, Ordering::Relaxed);
+            shadow.park.park(arm);
+            let sleeps = !turning.look(&mut looker);
+            let woken = host.join().expect("no panic");
+            assert!(
+                !sleeps || looker.tail == 7 || woken,
+                "asleep with {}",
+                looker.tail
+            );
+        });
+    }
+}

@@ -32,6 +32,8 @@ pub(crate) struct Rings {
     in_memory: bool,
     /// Submission queues being deleted.
     deleting: usize,
+    /// Doorbells whose registers do not count any more, to be told.
+    followed: Vec<(u16, Side)>,
 }
 
 /// Where queues are in their list, by identifier.
@@ -142,7 +144,7 @@ impl Rings {
             match heads {
                 Some(place) => {
                     let cq = place.and_then(|place| self.cqs.get_mut(place)?.as_mut());
-                    let read = cq.map_or(Ok(()), |cq| read_head(cq, work));
+                    let read = cq.map_or(Ok(()), |cq| read_head(cq, work, &mut self.followed));
                     result = std::mem::replace(&mut result, Ok(())).and(read);
                 }
                 None => {
@@ -163,19 +165,24 @@ impl Rings {
                 .flatten()
                 .filter(|cq| concerns(&cq.bell))
             {
-                read_head(cq, work)?;
+                read_head(cq, work, &mut self.followed)?;
             }
             for (place, sq) in self.sqs.iter_mut().enumerate() {
                 let Some(sq) = sq.as_mut().filter(|sq| concerns(&sq.bell)) else {
                     continue;
                 };
-                read_tail(sq, work)?;
+                read_tail(sq, work, &mut self.followed)?;
                 if sq.waiting() > 0 {
                     activate(sq, place, &mut self.active);
                 }
             }
         }
         result
+    }
+
+    /// A doorbell whose register does not count any more, once.
+    pub(crate) fn next_followed(&mut self) -> Option<(u16, Side)> {
+        self.followed.pop()
     }
 
     /// How many submission queues may have commands.
@@ -214,16 +221,16 @@ impl Rings {
         (self.in_memory, self.unread) = (true, true);
         for cq in self.cqs.iter_mut().flatten() {
             // The register's last value and the entry's.
-            read_head(cq, work)?;
-            read_head(cq, work)?;
+            read_head(cq, work, &mut self.followed)?;
+            read_head(cq, work, &mut self.followed)?;
             let head = cq.head();
             cq.bell.turn(work.memory, buffers, head)?;
             lint_turned(work.shared, &cq.bell);
             work.shared.doorbells.turn(cq.qid, Side::CqHead);
         }
         for sq in self.sqs.iter_mut().flatten() {
-            read_tail(sq, work)?;
-            read_tail(sq, work)?;
+            read_tail(sq, work, &mut self.followed)?;
+            read_tail(sq, work, &mut self.followed)?;
             let tail = sq.tail();
             sq.bell.turn(work.memory, buffers, tail)?;
             lint_turned(work.shared, &sq.bell);
@@ -270,7 +277,7 @@ impl Rings {
         let Some(Some(sq)) = self.sqs.get_mut(index) else {
             return Ok(None);
         };
-        read_tail(sq, work)?;
+        read_tail(sq, work, &mut self.followed)?;
         let Some(Some(cq)) = self.cqs.get(sq.cq_slot) else {
             return Ok(None);
         };
@@ -467,26 +474,38 @@ fn activate(sq: &mut SubmissionQueue, place: usize, active: &mut VecDeque<usize>
 }
 
 /// Judges a head that the host wrote.
-fn read_head(cq: &mut CompletionQueue, work: &Work<'_>) -> Result<(), QueueFault> {
+fn read_head(
+    cq: &mut CompletionQueue,
+    work: &Work<'_>,
+    followed: &mut Vec<(u16, Side)>,
+) -> Result<(), QueueFault> {
     let registers = &work.shared.doorbells;
     if let Some(rung) = cq.bell.next(registers, work.memory)? {
         lint(work.shared, &cq.bell, rung);
         if let Err(BadDoorbell) = cq.set_head(rung.value) {
             cq.bell.refuse(registers, rung);
             work.shared.fault(FAULT_DOORBELL_VALUE);
+        } else if cq.bell.follow(rung) {
+            followed.push((cq.qid, Side::CqHead));
         }
     }
     Ok(())
 }
 
 /// Judges a tail that the host wrote.
-fn read_tail(sq: &mut SubmissionQueue, work: &Work<'_>) -> Result<(), QueueFault> {
+fn read_tail(
+    sq: &mut SubmissionQueue,
+    work: &Work<'_>,
+    followed: &mut Vec<(u16, Side)>,
+) -> Result<(), QueueFault> {
     let registers = &work.shared.doorbells;
     if let Some(rung) = sq.bell.next(registers, work.memory)? {
         lint(work.shared, &sq.bell, rung);
         if let Err(BadDoorbell) = sq.set_tail(rung.value) {
             sq.bell.refuse(registers, rung);
             work.shared.fault(FAULT_DOORBELL_VALUE);
+        } else if sq.bell.follow(rung) {
+            followed.push((sq.qid, Side::SqTail));
         }
     }
     Ok(())

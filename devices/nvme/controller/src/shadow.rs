@@ -113,7 +113,8 @@ enum Mode {
     /// The register, which a front end stores.
     Trapped { seen: u32 },
     /// Either, whichever changes: the admin queue, whose entry few hosts write, and queues that
-    /// were there before the command, whose host may be writing a register right now.
+    /// were there before the command, whose host may be writing a register right now, and may go on
+    /// so; until it stores in the entry ([`Bell::follow`]).
     Both { seen: u32, entry: Entry },
     /// The host's entry. The register says when to look, and its value nothing.
     Shadow(Entry),
@@ -247,6 +248,21 @@ impl Bell {
         if let Mode::Trapped { seen } | Mode::Both { seen, .. } = &mut self.mode {
             *seen = before;
         }
+    }
+
+    /// A value was good. If the host has stored it in the entry of a queue that was there before
+    /// the command, it knows of the buffers, and whatever it writes to the register is in the entry
+    /// before: from now on the register only says when to look. What was there alone before the
+    /// entry was stored has been looked at, since the register comes first. Whether that is news.
+    pub(crate) const fn follow(&mut self, rung: Rung) -> bool {
+        let Mode::Both { entry, .. } = self.mode else {
+            return false;
+        };
+        let follows = rung.is_from_memory() && self.qid != 0;
+        if follows {
+            self.mode = Mode::Shadow(entry);
+        }
+        follows
     }
 
     /// Whether there is a value that was not looked at yet. Memory that is gone counts: the next

@@ -83,6 +83,51 @@ fn a_queue_that_turns_takes_its_register_and_its_entry() {
     assert_eq!(next(&mut bell, &registers, &memory), None);
 }
 
+/// A value that was taken, and good.
+fn take(bell: &mut Bell, registers: &Doorbells, memory: &GuestRam) -> (u32, bool) {
+    let rung = bell.next(registers, memory).expect("mapped");
+    let rung = rung.expect("rung");
+    (rung.value, bell.follow(rung))
+}
+
+#[test]
+fn a_queue_of_before_follows_its_entry_once_the_host_stores_there() {
+    let (memory, registers) = (memory(), registers());
+    let mut bell = Bell::trapped(3, Side::SqTail);
+    bell.turn(&memory, BUFFERS, 0).expect("mapped");
+    // Registers count as long as the host writes nothing else.
+    for tail in [1, 2, 3] {
+        registers.ring(3, Side::SqTail, tail);
+        assert_eq!(take(&mut bell, &registers, &memory), (tail, false));
+    }
+    // The last register that was written alone is taken before the entry.
+    registers.ring(3, Side::SqTail, 4);
+    put(&memory, BUFFERS.shadow + AT, 5);
+    assert_eq!(take(&mut bell, &registers, &memory), (4, false));
+    assert_eq!(take(&mut bell, &registers, &memory), (5, true));
+    // A posted write of before that arrives now, which would turn the tail back.
+    registers.ring(3, Side::SqTail, 4);
+    assert_eq!(next(&mut bell, &registers, &memory), None);
+    put(&memory, BUFFERS.shadow + AT, 6);
+    assert_eq!(take(&mut bell, &registers, &memory), (6, false), "once");
+    bell.turn(&memory, BUFFERS, 6).expect("mapped");
+    registers.ring(3, Side::SqTail, 7);
+    assert_eq!(next(&mut bell, &registers, &memory), None, "given again");
+}
+
+#[test]
+fn the_admin_queue_never_follows_its_entry() {
+    let memory = memory();
+    let registers = Doorbells::new(4, 1);
+    registers.open(0, Side::SqTail, 0);
+    let mut bell = Bell::trapped(0, Side::SqTail);
+    bell.turn(&memory, BUFFERS, 0).expect("mapped");
+    put(&memory, BUFFERS.shadow, 1);
+    assert_eq!(take(&mut bell, &registers, &memory), (1, false));
+    registers.ring(0, Side::SqTail, 2);
+    assert_eq!(take(&mut bell, &registers, &memory), (2, false));
+}
+
 #[test]
 fn turning_again_to_the_same_buffers_keeps_what_the_host_stored() {
     let (memory, registers) = (memory(), registers());

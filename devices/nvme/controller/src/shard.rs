@@ -183,6 +183,7 @@ impl Lane {
             self.running = false;
             work.shared.fatal(fault);
         }
+        self.tell_followed(work.shared);
         self.check_keep_alive(work);
         self.finish_deletions(work);
         self.finish_draining(work);

@@ -48,7 +48,7 @@ pub trait Trace: Send + Sync {
 
 /// Lets a front end turn a doorbell into a wake-up that carries no value, as KVM's ioeventfd is.
 ///
-/// A doorbell is offered once its value is read from memory (shadow doorbells), with
+/// A doorbell is offered once its value is read from memory alone (shadow doorbells), with
 /// [`attach`](Self::attach), and taken back with [`detach`](Self::detach) when its queue is
 /// deleted, and before CSTS.RDY reads 0 or CSTS.SHST says that a shutdown is complete.
 ///

@@ -77,6 +77,7 @@ pub struct Driver<'t, T: Transport + ?Sized> {
     pub(crate) stats: Stats,
     pub(crate) shadow: Option<ShadowDoorbells>,
     pub(crate) shadow_wanted: bool,
+    pub(crate) shadow_after_queues: bool,
     pub(crate) command_timeout_ns: u64,
     vs: Vs,
 }
@@ -103,6 +104,7 @@ impl<'t, T: Transport + ?Sized> Driver<'t, T> {
             stats: Stats::default(),
             shadow: None,
             shadow_wanted: false,
+            shadow_after_queues: false,
             command_timeout_ns: DEFAULT_COMMAND_TIMEOUT_NS,
             vs: Vs::from(vs),
         })

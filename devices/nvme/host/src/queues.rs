@@ -109,7 +109,11 @@ impl<T: Transport + ?Sized> Driver<'_, T> {
         if done.is_err() {
             self.drop_sq(config.qid);
         }
-        done.map(drop)
+        done?;
+        if self.shadow_after_queues && self.shadow.is_none() {
+            self.enable_shadow_doorbells()?;
+        }
+        Ok(())
     }
 
     /// A completion queue and a submission queue of the same identifier and size, polled.

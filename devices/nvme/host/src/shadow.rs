@@ -64,6 +64,12 @@ impl<T: Transport + ?Sized> Driver<'_, T> {
         self.shadow_wanted = on;
     }
 
+    /// Whether the first I/O submission queue that is made turns shadow doorbells on, if they are
+    /// not on: as Linux does, whose queues are there before the command.
+    pub const fn set_shadow_doorbells_after_queues(&mut self, on: bool) {
+        self.shadow_after_queues = on;
+    }
+
     /// The buffers, while shadow doorbells are on.
     #[must_use]
     pub const fn shadow_doorbells(&self) -> Option<ShadowDoorbells> {

@@ -16,7 +16,7 @@ fn matrix(fixed: &str) -> Matrix {
         selftest: Selftest {
             nvme,
             filter: String::new(),
-            shadow: false,
+            doorbells: nvme_suite::Doorbells::Registers,
             memory: 256 << 20,
             timeout: Duration::from_secs(60),
         },

@@ -64,13 +64,28 @@ impl Admin {
         shared.doorbells.open(qid, side, shard);
         if self.shadow.is_some() {
             shared.doorbells.turn(qid, side);
-            // A host that is checked is heard whenever it rings.
-            if shared.lint.is_none()
-                && let Some(wakes) = shared.doorbell_wakes()
-            {
-                wakes.attach(doorbell_offset(qid, side), shard);
-            }
+            offer_doorbell(shared, qid, side, shard);
         }
+    }
+
+    /// The values of a queue of before the command come from memory alone now. The queue may be
+    /// gone, or another's.
+    pub(crate) fn offer_followed(&self, shared: &Shared, qid: u16, side: Side) {
+        if let Some(shard) = self.queues.served_by(shared, qid, side)
+            && self.shadow.is_some()
+        {
+            offer_doorbell(shared, qid, side, shard);
+        }
+    }
+}
+
+/// Offers the front end a doorbell whose register only says when to look.
+fn offer_doorbell(shared: &Shared, qid: u16, side: Side, shard: ShardId) {
+    // A host that is checked is heard whenever it rings.
+    if shared.lint.is_none()
+        && let Some(wakes) = shared.doorbell_wakes()
+    {
+        wakes.attach(doorbell_offset(qid, side), shard);
     }
 }
 

@@ -64,6 +64,22 @@ impl Queues {
         Some(shared.shard_of_cq(entry.cqid))
     }
 
+    /// The shard that serves a queue, unless it is being deleted.
+    pub(super) fn served_by(&self, shared: &Shared, qid: u16, side: Side) -> Option<ShardId> {
+        let index = usize::from(qid);
+        let cqid = match side {
+            Side::SqTail => {
+                let sq = self.sqs.get(index).copied().flatten();
+                sq.filter(|sq| !sq.deleting)?.cqid
+            }
+            Side::CqHead => {
+                let cq = self.cqs.get(index).copied().flatten();
+                cq.filter(|cq| !cq.deleting).map(|_| qid)?
+            }
+        };
+        Some(shared.shard_of_cq(cqid))
+    }
+
     /// A submission queue is gone.
     pub(super) fn sq_deleted(&mut self, shared: &Shared, qid: u16) {
         let Some(entry) = self.sqs.get_mut(usize::from(qid)).and_then(Option::take) else {

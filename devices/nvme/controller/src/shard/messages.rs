@@ -70,6 +70,13 @@ impl Lane {
                     }
                     self.turn_doorbells(work)?;
                 }
+                Message::Followed { epoch, qid, side } if epoch == self.epoch => {
+                    // The end of a reset or shutdown takes doorbells back, once.
+                    let ready = lock(&work.shared.registers).lifecycle == Lifecycle::Ready;
+                    if let Some(admin) = self.admin.as_ref().filter(|_| ready) {
+                        admin.offer_followed(work.shared, qid, side);
+                    }
+                }
                 Message::Drain {
                     epoch,
                     first,
@@ -232,6 +239,16 @@ impl Lane {
             return Ok(());
         };
         self.complete(work, command, &sqe, Status::SUCCESS, dw0)
+    }
+
+    /// Tells shard 0 of doorbells whose values come from memory alone now. Before it is told that
+    /// their queues are gone.
+    pub(super) fn tell_followed(&mut self, shared: &Shared) {
+        while let Some((qid, side)) = self.rings.next_followed() {
+            let epoch = self.epoch;
+            let message = Message::Followed { epoch, qid, side };
+            shared.mailboxes.post(0, message);
+        }
     }
 
     /// Answers deletions whose last command is done.
