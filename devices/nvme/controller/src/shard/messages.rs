@@ -291,18 +291,26 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{
+        collections::BTreeSet,
+        sync::{Arc, Mutex},
+    };
 
-    use nvme_spec::registers::{Cc, Register, Shn};
+    use nvme_spec::{
+        Sqe,
+        registers::{Cc, Register, Shn},
+    };
     use storage::{GuestRam, GuestRamHandle, null::Null};
-    use vm_memory::GuestAddress;
+    use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+    use zerocopy::IntoBytes;
 
     use crate::{
-        Controller, ControllerConfig, Interrupt, NamespaceConfig, Shard,
+        Controller, ControllerConfig, DoorbellWakes, Interrupt, NamespaceConfig, Shard,
         doorbell::Side,
         lifecycle::Lifecycle,
         mailbox::Message,
         queue::{CompletionQueue, SubmissionQueue},
+        sync::lock,
     };
 
     struct Nowhere;
@@ -381,6 +389,92 @@ mod tests {
             poll(&mut shards);
             shared.ring(2, Side::SqTail, 1);
             assert_eq!(poll(&mut shards), u32::from(!shuts_down));
+        }
+    }
+
+    /// Offsets of the doorbells that are offered.
+    #[derive(Default)]
+    struct Offered(Mutex<BTreeSet<u64>>);
+
+    impl DoorbellWakes for Offered {
+        fn attach(&self, offset: u64, _: u16) {
+            lock(&self.0).insert(offset);
+        }
+
+        fn detach(&self, offset: u64) {
+            lock(&self.0).remove(&offset);
+        }
+    }
+
+    /// The shard that has the queue may find a value in memory while shard 0 ends everything.
+    #[test]
+    fn a_doorbell_that_is_found_in_memory_too_late_is_not_offered() {
+        for resets in [false, true] {
+            let (controller, mut shards) = two_shards();
+            let offered = Arc::new(Offered::default());
+            controller.set_doorbell_wakes(offered.clone());
+            let shared = shards[0].shared.clone();
+            let write =
+                |offset: u64, value: u32| controller.bar_write(offset, &value.to_le_bytes());
+            let poll = |shards: &mut Vec<Shard>| {
+                for _ in 0..4 {
+                    shards.iter_mut().for_each(|shard| {
+                        shard.poll(0, 8);
+                    });
+                }
+            };
+            write(Register::Aqa.offset(), 0x000F_000F);
+            write(Register::Acq.offset(), 0x1000);
+            write(Register::Asq.offset(), 0x2000);
+            let cc = Cc::new().with_en(true).with_iocqes(4).with_iosqes(6);
+            write(Register::Cc.offset(), cc.into());
+            poll(&mut shards);
+            let commands = [
+                Sqe {
+                    opcode: 0x05,
+                    prp1: 0x3000,
+                    cdw10: 0x000F_0002,
+                    cdw11: 1,
+                    ..Sqe::default()
+                },
+                Sqe {
+                    opcode: 0x7C,
+                    prp1: 0x4000,
+                    prp2: 0x5000,
+                    ..Sqe::default()
+                },
+            ];
+            for (tail, sqe) in (1..).zip(commands) {
+                let at = GuestAddress(0x2000 + u64::from(tail - 1) * 64);
+                let memory = shared.memory.memory();
+                memory.write_slice(sqe.as_bytes(), at).expect("mapped");
+                write(0x1000, tail);
+                poll(&mut shards);
+            }
+            let epoch = shards[0].lane.epoch;
+            let found = |qid, side| {
+                shared
+                    .mailboxes
+                    .post(0, Message::Followed { epoch, qid, side });
+            };
+            let count = || lock(&offered.0).len();
+            found(2, Side::CqHead);
+            // These are none.
+            found(2, Side::SqTail);
+            found(1, Side::CqHead);
+            found(u16::MAX, Side::CqHead);
+            poll(&mut shards);
+            assert_eq!(count(), 1);
+            let end = match resets {
+                true => cc.with_en(false),
+                false => cc.with_shn(Shn::Normal),
+            };
+            write(Register::Cc.offset(), end.into());
+            poll(&mut shards);
+            assert_eq!(count(), 0, "taken back");
+            found(2, Side::CqHead);
+            poll(&mut shards);
+            assert_eq!(count(), 0, "offered late");
         }
     }
 
