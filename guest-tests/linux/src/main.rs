@@ -28,6 +28,7 @@ mod fetch;
 mod images;
 mod jobs;
 mod modules;
+mod namespaces;
 mod outer;
 mod programs;
 mod scenarios;
@@ -124,7 +125,8 @@ fn run(options: &Options) -> Result<ExitCode> {
             shell(&place, &fetched, &ferrite, file, *seconds, words)
         }
         None => {
-            let mut jobs = scenarios::all();
+            let fetched = fetch(&place, common)?;
+            let mut jobs = scenarios::all(&fetched)?;
             jobs.retain(|job| {
                 let wanted = options
                     .filter
@@ -141,7 +143,6 @@ fn run(options: &Options) -> Result<ExitCode> {
                 jobs.iter().for_each(|job| say!("{}", job.name));
                 return Ok(ExitCode::SUCCESS);
             }
-            let fetched = fetch(&place, common)?;
             let ferrite = ferrite(common)?;
             let good = test(&place, &fetched, &ferrite, &jobs, common, began)?;
             Ok(if good {
@@ -226,6 +227,7 @@ fn shell(
         tries: 1,
         status: 0,
         reports: false,
+        forgiven: &[],
     }];
     let mut progress = Progress::new(&jobs, true);
     boot_until_done(&place, fetched, &disk, &mut progress)?;

@@ -71,6 +71,17 @@ pub(crate) struct Kernel {
     pub(crate) modules: PathBuf,
 }
 
+impl Kernel {
+    /// Major and minor version.
+    pub(crate) fn version(&self) -> (u32, u32) {
+        let mut numbers = self
+            .release
+            .split(|c: char| !c.is_ascii_digit())
+            .map(|part| part.parse().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    }
+}
+
 impl Fetched {
     /// The kernel of a name.
     pub(crate) fn kernel(&self, name: &str) -> Result<&Kernel> {
