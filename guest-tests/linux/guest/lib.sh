@@ -1,4 +1,5 @@
-# What steps report with. Each check is a line of TAP: its name, the time since the last one, and why
+# What steps report with. busybox prefers its own programs to those of the path: where a step wants
+# another's of the same name, it says where that is. Each check is a line of TAP: its name, the time since the last one, and why
 # it failed.
 
 count=0

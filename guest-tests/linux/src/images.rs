@@ -12,6 +12,7 @@ use crate::fetch::{Fetched, Kernel, apt};
 use crate::jobs::Job;
 use crate::modules;
 use crate::programs::{self, Files};
+use crate::scenarios;
 
 /// The guests' first process.
 const GUEST_INIT: &str = include_str!("../guest/init");
@@ -42,15 +43,18 @@ const LINKS: [(&str, &str); 4] = [
     ("lib", "usr/lib"),
     ("lib64", "usr/lib"),
 ];
-/// Bytes that a file takes on the outer machine's disk at most beyond its own.
+/// Size of a guest's root file system.
+const GUEST_ROOT: u64 = 64 << 20;
+/// Room on the outer machine's disk beside what is put there.
 const DISK_ROOM: u64 = 512 << 20;
 
 /// Makes the folder that jobs know as `$G`: kernels, and the parts of initial RAM disks.
 ///
 /// - `vmlinux-NAME`, `bzImage-NAME`: a kernel as ELF and as it comes
 /// - `modules-NAME.cpio`: modules for it
+/// - `root.ext4`: a root file system
 /// - `tools.cpio`: programs, and an init that runs `/job/main.sh` if another archive has one
-pub(crate) fn guest_folder(folder: &Path, fetched: &Fetched) -> Result<()> {
+pub(crate) fn guest_folder(folder: &Path, fetched: &Fetched, dbpage: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     for kernel in &fetched.kernels {
         place(
@@ -72,7 +76,31 @@ pub(crate) fn guest_folder(folder: &Path, fetched: &Fetched) -> Result<()> {
         archive.link(link, target)?;
     }
     archive.file("init", true, GUEST_INIT.as_bytes())?;
-    close(archive)
+    archive.file("usr/bin/ferrite-dbpage", true, &fs::read(dbpage)?)?;
+    close(archive)?;
+    guest_root(folder, fetched)
+}
+
+/// Makes `root.ext4`, a root file system with busybox and a job of its own.
+fn guest_root(folder: &Path, fetched: &Fetched) -> Result<()> {
+    let root = folder.with_extension("root");
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    for name in ["dev", "proc", "sys", "run", "etc", "busybox", "job"] {
+        fs::create_dir_all(root.join(name))?;
+    }
+    for (link, target) in LINKS {
+        std::os::unix::fs::symlink(target, root.join(link))?;
+    }
+    for (name, file) in programs::with_libraries(&fetched.tools, &["busybox"])? {
+        place(&file, &root.join(name))?;
+    }
+    write_program(&root.join("init"), GUEST_INIT)?;
+    for (path, text) in scenarios::root_files() {
+        fs::write(root.join(path), text)?;
+    }
+    file_system(fetched, &root, &folder.join("root.ext4"), GUEST_ROOT)
 }
 
 /// Makes a job's own archives and script in the folder that jobs know as `$J`.

@@ -174,7 +174,7 @@ fn test(
     began: Instant,
 ) -> Result<bool> {
     let guest = place.join("guest");
-    images::guest_folder(&guest, fetched)?;
+    images::guest_folder(&guest, fetched, &dbpage()?)?;
     let disk = place.join("outer.img");
     images::outer_disk(&disk, &place.join("outer"), fetched, ferrite, &guest, &[])?;
     say!("images made after {:.1} s", began.elapsed().as_secs_f32());
@@ -216,7 +216,7 @@ fn shell(
     // Folders of its own: tests may be running at the same time.
     let place = place.join("shell");
     let guest = place.join("guest");
-    images::guest_folder(&guest, fetched)?;
+    images::guest_folder(&guest, fetched, &dbpage()?)?;
     let disk = place.join("outer.img");
     images::outer_disk(&disk, &place.join("outer"), fetched, ferrite, &guest, files)?;
     let jobs = [Job {
@@ -241,22 +241,36 @@ fn ferrite(common: &Common) -> Result<PathBuf> {
         ensure!(named.is_file(), "{} is no file", named.display());
         return Ok(named.clone());
     }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "--quiet",
-            "--package",
-            "ferrite",
-        ])
-        .arg("--manifest-path")
-        .arg(root().join("Cargo.toml"))
-        .status()
-        .context("cargo cannot be run")?;
-    ensure!(status.success(), "ferrite was not built");
+    build("ferrite", &mut cargo())?;
     Ok(target().join("release/ferrite"))
+}
+
+/// The page checker, which guests run: linked to nothing.
+fn dbpage() -> Result<PathBuf> {
+    let host = "x86_64-unknown-linux-gnu";
+    let mut cargo = cargo();
+    cargo.env(
+        "RUSTFLAGS",
+        "-C target-feature=+crt-static -C strip=symbols",
+    );
+    build("ferrite-dbpage", cargo.args(["--target", host]))?;
+    Ok(target().join(host).join("release/ferrite-dbpage"))
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--release", "--locked", "--quiet"]);
+    cargo.arg("--manifest-path").arg(root().join("Cargo.toml"));
+    // Of the run that this program is of; builds have their own.
+    cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo
+}
+
+fn build(package: &str, cargo: &mut Command) -> Result<()> {
+    let status = cargo.args(["--package", package]).status();
+    let status = status.context("cargo cannot be run")?;
+    ensure!(status.success(), "{package} was not built");
+    Ok(())
 }
 
 /// The repository.

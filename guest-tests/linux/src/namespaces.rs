@@ -29,7 +29,8 @@ const MIB: u64 = 1 << 20;
 /// Every combination that something else depends on.
 pub(crate) const ALL: [Namespace; 7] = [
     namespace(512, None, None, None, 64 * MIB),
-    namespace(512, Some(4 * KIB), Some(16 * KIB), None, 64 * MIB),
+    // An atomic unit that is no power of two.
+    namespace(512, Some(4 * KIB), Some(12 * KIB), None, 64 * MIB),
     namespace(4 * KIB, Some(16 * KIB), Some(16 * KIB), None, 64 * MIB),
     namespace(
         4 * KIB,
@@ -38,8 +39,9 @@ pub(crate) const ALL: [Namespace; 7] = [
         Some(64 * KIB),
         64 * MIB,
     ),
-    // A unit that no atomic write covers, and an atomic unit that is no power of two.
-    namespace(4 * KIB, Some(16 * KIB), Some(12 * KIB), None, 64 * MIB),
+    // An indirection unit that no atomic write covers. Were the atomic unit no power of two here, so
+    // would be the physical block's size, and the block layer would split atomic writes and fail them.
+    namespace(4 * KIB, Some(16 * KIB), Some(8 * KIB), None, 64 * MIB),
     // XFS wants 300 MiB or more.
     namespace(16 * KIB, Some(16 * KIB), Some(64 * KIB), None, 512 * MIB),
     namespace(64 * KIB, Some(64 * KIB), None, None, 512 * MIB),
@@ -89,7 +91,11 @@ impl Namespace {
             ("logical_block_size", self.lba),
             ("physical_block_size", self.granularity().min(unit)),
             ("minimum_io_size", self.granularity()),
-            ("optimal_io_size", self.iu.unwrap_or(0)),
+            // One block is 0 as NOWS tells it, which Linux takes to mean that nothing is told.
+            (
+                "optimal_io_size",
+                self.iu.filter(|iu| *iu > self.lba).unwrap_or(0),
+            ),
         ];
         if version >= (6, 11) {
             limits.extend([
@@ -157,18 +163,21 @@ mod tests {
 
     #[test]
     fn what_a_kernel_shows_follows_from_the_configuration() {
-        let [plain, _, unit, boundary, odd, large, _] = ALL;
+        let [plain, odd, unit, boundary, uncovered, large, _] = ALL;
         let new = (7, 3);
         assert_eq!(limit(&plain, new, "physical_block_size"), Some(512));
         assert_eq!(limit(&plain, new, "optimal_io_size"), Some(0));
         assert_eq!(limit(&unit, new, "physical_block_size"), Some(16384));
         assert_eq!(limit(&boundary, new, "physical_block_size"), Some(32768));
         assert_eq!(limit(&boundary, new, "minimum_io_size"), Some(65536));
+        assert_eq!(limit(&uncovered, new, "physical_block_size"), Some(8192));
+        assert_eq!(limit(&uncovered, new, "minimum_io_size"), Some(16384));
+        assert_eq!(limit(&odd, new, "physical_block_size"), Some(4096));
         assert_eq!(limit(&odd, new, "atomic_write_unit_max_bytes"), Some(8192));
         assert_eq!(limit(&odd, new, "atomic_write_max_bytes"), Some(12288));
         assert_eq!(limit(&large, (6, 12), "size"), Some(0));
         assert_eq!(limit(&large, new, "size"), Some(1 << 20));
         assert_eq!(limit(&unit, (6, 1), "atomic_write_max_bytes"), None);
-        assert_eq!((unit.npwg(), unit.nawupf(), odd.nawupf()), (3, 3, 2));
+        assert_eq!((unit.npwg(), unit.nawupf(), odd.nawupf()), (3, 3, 23));
     }
 }

@@ -9,18 +9,26 @@ use crate::namespaces::{self, Namespace};
 /// What every job's archive has.
 const LIBRARY: &str = include_str!("../guest/lib.sh");
 /// The steps there are.
-const STEPS: [(&str, &str); 10] = [
+const STEPS: [(&str, &str); 12] = [
     ("driver", include_str!("../guest/steps/driver.sh")),
     ("limits", include_str!("../guest/steps/limits.sh")),
     ("nvme-cli", include_str!("../guest/steps/nvme-cli.sh")),
     ("fio", include_str!("../guest/steps/fio.sh")),
     ("atomic", include_str!("../guest/steps/atomic.sh")),
+    ("dbpage", include_str!("../guest/steps/dbpage.sh")),
     ("discard", include_str!("../guest/steps/discard.sh")),
     ("ext4", include_str!("../guest/steps/ext4.sh")),
     ("xfs", include_str!("../guest/steps/xfs.sh")),
     ("reset", include_str!("../guest/steps/reset.sh")),
+    ("root", include_str!("../guest/steps/root.sh")),
     ("quiet", include_str!("../guest/steps/quiet.sh")),
 ];
+/// Scripts of jobs with guests of their own.
+const ROOT_JOB: &str = include_str!("../guest/root.job");
+const ENDINGS_JOB: &str = include_str!("../guest/endings.job");
+const ENDINGS: &str = include_str!("../guest/endings.sh");
+/// What the guest with its root on the drive leaves there.
+const MARK: &str = "kept on the drive";
 /// The test controller's serial number.
 const SERIAL: &str = "LINUX0001";
 /// What `ferrite run` ends with.
@@ -28,25 +36,65 @@ const POWER_OFF: i32 = 0;
 
 /// Every job, in the order in which they run.
 pub(crate) fn all(fetched: &Fetched) -> Result<Vec<Job>> {
-    let mut jobs = vec![selftest()];
-    // The oldest line is booted only, as its distribution ships it.
-    let old = fetched.kernel("6.1")?;
-    jobs.push(guest(old, Form::BzImage, 1, &["driver", "limits", "quiet"]));
-    let middle = [
-        "driver", "limits", "nvme-cli", "fio", "atomic", "discard", "ext4", "reset", "quiet",
-    ];
-    jobs.push(guest(fetched.kernel("6.12")?, Form::Elf, 1, &middle));
-    let newest = [
-        "driver", "limits", "nvme-cli", "fio", "atomic", "discard", "ext4", "xfs", "reset", "quiet",
-    ];
-    jobs.push(guest(fetched.kernel("newest")?, Form::Elf, 1, &newest));
-    jobs.push(guest(
-        fetched.kernel("6.12")?,
-        Form::Elf,
-        2,
-        &["driver", "fio", "quiet"],
-    ));
-    Ok(jobs)
+    let (old, middle) = (fetched.kernel("6.1")?, fetched.kernel("6.12")?);
+    let newest = fetched.kernel("newest")?;
+    // XFS has blocks above a page on logical blocks above a page on the newest line alone.
+    let all: Vec<_> = STEPS.iter().map(|(name, _)| *name).collect();
+    let all: Vec<_> = all.into_iter().filter(|name| *name != "root").collect();
+    let without_xfs: Vec<_> = all.iter().copied().filter(|name| *name != "xfs").collect();
+    Ok(vec![
+        selftest(),
+        // The oldest line is booted only.
+        guest(old, 1, &["driver", "limits", "quiet"]),
+        guest(middle, 1, &without_xfs),
+        guest(newest, 1, &all),
+        guest(middle, 2, &["driver", "fio", "quiet"]),
+        root(),
+        endings(),
+    ])
+}
+
+/// A guest whose root file system is on the drive.
+fn root() -> Job {
+    Job {
+        name: "root-on-the-drive".into(),
+        script: ROOT_JOB.into(),
+        files: Vec::new(),
+        seconds: 140,
+        tries: 1,
+        status: POWER_OFF,
+        reports: true,
+        forgiven: &[],
+    }
+}
+
+/// The files of that root beside the tools: an archive's, and an image's as well.
+pub(crate) fn root_files() -> Vec<(String, String)> {
+    let main = ". /job/lib.sh\n. /job/expect.sh\n. /job/root.sh\nend\n";
+    let step = STEPS.iter().find(|(name, _)| *name == "root");
+    let step = step.map_or("", |(_, text)| *text);
+    [
+        ("job/lib.sh", LIBRARY),
+        ("job/expect.sh", &format!("MARK='{MARK}'\n")),
+        ("job/root.sh", step),
+        ("job/main.sh", main),
+    ]
+    .map(|(name, text)| (name.to_owned(), text.to_owned()))
+    .into()
+}
+
+/// Guests that end in each way there is.
+fn endings() -> Job {
+    Job {
+        name: "endings".into(),
+        script: ENDINGS_JOB.into(),
+        files: vec![("job/main.sh".to_owned(), ENDINGS.to_owned())],
+        seconds: 400,
+        tries: 1,
+        status: 0,
+        reports: true,
+        forgiven: &[],
+    }
 }
 
 /// The conformance suite where KVM is hardware's, or like it: its guest's ring 0 runs natively there.
@@ -64,23 +112,13 @@ fn selftest() -> Job {
     }
 }
 
-/// How a kernel is given to Ferrite.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Form {
-    BzImage,
-    Elf,
-}
-
 /// A guest with the test controller that runs steps and powers off.
-fn guest(kernel: &Kernel, form: Form, cpus: u32, steps: &[&str]) -> Job {
+fn guest(kernel: &Kernel, cpus: u32, steps: &[&str]) -> Job {
     let name = match cpus {
         1 => format!("guest-{}", kernel.name),
         _ => format!("guest-{}-{cpus}-cpus", kernel.name),
     };
-    let image = match form {
-        Form::BzImage => format!("bzImage-{}", kernel.name),
-        Form::Elf => format!("vmlinux-{}", kernel.name),
-    };
+    let image = format!("vmlinux-{}", kernel.name);
     let option = namespaces::option(SERIAL, &namespaces::ALL);
     let seconds = 240;
     let script = format!(
@@ -126,9 +164,7 @@ fn expectations(version: (u32, u32), cpus: u32) -> String {
     let nsids = |wanted: &dyn Fn(&Namespace) -> bool| {
         let all = (1_u32..).zip(&namespaces::ALL);
         let wanted = all.filter(|(_, n)| n.is_visible(version) && wanted(n));
-        let names: Vec<_> = wanted
-            .map(|(number, _)| format!("nvme0n{number}"))
-            .collect();
+        let names: Vec<_> = wanted.map(|(nsid, _)| nsid.to_string()).collect();
         names.join(" ")
     };
     let visible = nsids(&|_| true);
@@ -136,12 +172,11 @@ fn expectations(version: (u32, u32), cpus: u32) -> String {
     // One queue a CPU, and the admin queue; a vector each.
     format!(
         "SERIAL={SERIAL} CONTROLLERS=1 QUEUES={} NAMESPACES={} NPWG3={} NAWUPF3={}\n\
-         NSIDS='{visible}'\nVISIBLE={}\nATOMIC_NSIDS='{}'\nLARGE_NSIDS='{}'\n",
+         NSIDS='{visible}'\nATOMIC_NSIDS='{}'\nLARGE_NSIDS='{}'\n",
         cpus + 1,
         namespaces::ALL.len(),
         third.npwg(),
         third.nawupf(),
-        visible.split_whitespace().count(),
         nsids(&|n| n.atomic.is_some()),
         nsids(&|n| n.lba > 4096),
     )

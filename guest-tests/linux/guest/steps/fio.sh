@@ -11,7 +11,7 @@ done
 # Sizes that are no multiple of anything but the block, over several PRP pages.
 try fio.mixed_sizes fio --name=m --filename=/dev/$(ns 1) --ioengine=io_uring --direct=1 --iodepth=8 \
     --rw=randwrite --bsrange=512-128k --size=4m --io_size=4m --verify=crc32c --verify_fatal=1 --minimal
-# Through the page cache and memory maps.
-try fio.mapped fio --name=p --filename=/dev/$(ns 2) --ioengine=mmap --rw=randwrite --bs=4k --size=1m \
-    --verify=crc32c --verify_fatal=1 --minimal
+# Through the page cache.
+try fio.buffered fio --name=p --filename=/dev/$(ns 2) --ioengine=io_uring --rw=randwrite --bs=4k --size=1m \
+    --fsync=64 --verify=crc32c --verify_fatal=1 --minimal
 check fio.interrupts_came yes "$(awk '/nvme0q1/ { print ($2 > 100) ? "yes" : "no: " $2 }' /proc/interrupts)"

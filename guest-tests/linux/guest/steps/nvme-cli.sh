@@ -9,11 +9,12 @@ check cli.id_ns_nawupf "$NAWUPF3" "$(field nawupf)"
 try cli.smart_log nvme smart-log /dev/nvme0
 check cli.smart_log_warning 0 "$(field critical_warning)"
 try cli.error_log nvme error-log /dev/nvme0
-try cli.effects_log nvme effects-log /dev/nvme0
-check cli.effects_log_has_format 1 "$(grep -ci 'format' $out)"
+# Named, the command set need not be looked up in CAP, which strict kernels keep from user space.
+try cli.effects_log nvme effects-log /dev/nvme0 --csi=0
+check cli.effects_log_has_format yes "$(grep -qi 'format' $out && echo yes)"
 try cli.get_feature_queues nvme get-feature /dev/nvme0 -f 7
 try cli.list nvme list
-check cli.list_names_all "$VISIBLE" "$(grep -c '^/dev/nvme0n' $out)"
+check cli.list_names_all "$NAMESPACES" "$(grep -c '^/dev/nvme0n' $out)"
 try cli.flush nvme flush $first
 dd if=/dev/urandom of=/run/block bs=4096 count=1 2>/dev/null
 try cli.write nvme write $first -s 8 -c 7 -z 4096 -d /run/block
