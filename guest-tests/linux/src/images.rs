@@ -110,12 +110,9 @@ pub(crate) fn job_folder(folder: &Path, jobs: &[&Job]) -> Result<()> {
     }
     fs::create_dir_all(folder)?;
     for (number, job) in jobs.iter().enumerate() {
-        let name = format!("{number:02}-{}", job.name);
-        fs::write(folder.join(format!("{name}.sh")), &job.script)?;
-        fs::write(
-            folder.join(format!("{name}.seconds")),
-            job.seconds.to_string(),
-        )?;
+        let script = folder.join(script_name(number, job));
+        fs::write(&script, &job.script)?;
+        fs::write(script.with_extension("seconds"), job.seconds.to_string())?;
         if !job.files.is_empty() {
             let mut archive = create(&folder.join(format!("{}.cpio", job.name)))?;
             for (path, text) in &job.files {
@@ -125,6 +122,11 @@ pub(crate) fn job_folder(folder: &Path, jobs: &[&Job]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The name of a job's script: they run in the order of their names.
+pub(crate) fn script_name(number: usize, job: &Job) -> String {
+    format!("{number:02}-{}.sh", job.name)
 }
 
 /// Makes the outer machine's initial RAM disk with the jobs it is to run.

@@ -25,6 +25,7 @@
 mod compressed;
 mod cpio;
 mod fetch;
+mod here;
 mod images;
 mod jobs;
 mod modules;
@@ -163,8 +164,7 @@ fn fetch(place: &Path, common: &Common) -> Result<Fetched> {
     Ok(fetched)
 }
 
-/// Runs jobs in the outer machine, again those that failed and may be tried again, and shows what
-/// became of each.
+/// Runs jobs, again those that failed and may be tried again, and shows what became of each.
 fn test(
     place: &Path,
     fetched: &Fetched,
@@ -175,11 +175,23 @@ fn test(
 ) -> Result<bool> {
     let guest = place.join("guest");
     images::guest_folder(&guest, fetched, &dbpage()?)?;
-    let disk = place.join("outer.img");
-    images::outer_disk(&disk, &place.join("outer"), fetched, ferrite, &guest, &[])?;
-    say!("images made after {:.1} s", began.elapsed().as_secs_f32());
-    let mut progress = Progress::new(jobs, common.verbose);
-    boot_until_done(place, fetched, &disk, &mut progress)?;
+    let nested = common.nested || !here::can_run_guests();
+    let mut progress = Progress::new(jobs, common.verbose, nested);
+    if nested {
+        let disk = place.join("outer.img");
+        images::outer_disk(&disk, &place.join("outer"), fetched, ferrite, &guest, &[])?;
+        say!("images made after {:.0} s", began.elapsed().as_secs_f32());
+        boot_until_done(place, fetched, &disk, &mut progress)?;
+    } else {
+        say!("this host's KVM is hardware's: guests run here");
+        let folder = place.join("jobs");
+        while let due = progress.due()
+            && !due.is_empty()
+        {
+            images::job_folder(&folder, &due)?;
+            here::run(ferrite, &guest, &folder, &due, &mut progress)?;
+        }
+    }
     Ok(progress.summary(began))
 }
 
@@ -192,15 +204,20 @@ fn boot_until_done(
 ) -> Result<()> {
     let kernel = fetched.kernel("6.12")?;
     let (folder, ram_disk) = (place.join("jobs"), place.join("outer.cpio"));
+    let mut lost = 0;
     loop {
         let due = progress.due();
         if due.is_empty() {
             return Ok(());
         }
+        ensure!(
+            lost < show::OUTER_TRIES,
+            "the outer machine ended {lost} times before a job"
+        );
         images::job_folder(&folder, &due)?;
         images::outer_ram_disk(&ram_disk, fetched, kernel, &folder)?;
         let begun = outer::run(&kernel.elf, &ram_disk, disk, &due, progress)?;
-        ensure!(begun > 0, "the outer machine ended before its first job");
+        lost = if begun == 0 { lost + 1 } else { 0 };
     }
 }
 
@@ -229,7 +246,7 @@ fn shell(
         reports: false,
         forgiven: &[],
     }];
-    let mut progress = Progress::new(&jobs, true);
+    let mut progress = Progress::new(&jobs, true, true);
     boot_until_done(&place, fetched, &disk, &mut progress)?;
     let status = progress.last_status().unwrap_or(1);
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)))

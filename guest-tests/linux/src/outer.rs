@@ -60,10 +60,13 @@ pub(crate) trait Watch {
     fn begins(&mut self, job: &Job);
     fn line(&mut self, line: &str);
     fn ended(&mut self, job: &Job, run: &Run);
+    /// The machine ended, or says nothing more, where it should have begun a job. What it said last.
+    fn lost(&mut self, last_words: &str);
 }
 
 /// Boots the machine once and runs jobs in it until it ends. Returns how many were begun; the last
-/// of them may not have come to its end, which its [`Run`] tells.
+/// of them may not have come to its end, which its [`Run`] tells. Under load QEMU's emulation fails
+/// now and then by itself.
 pub(crate) fn run(
     kernel: &Path,
     ram_disk: &Path,
@@ -84,11 +87,10 @@ pub(crate) fn run(
             Ok(line) => line,
             Err(ending) => {
                 let Some((job, mut run, began)) = current else {
-                    if waiting.is_empty() {
-                        return Ok(jobs.len());
+                    if !waiting.is_empty() {
+                        watch.lost(&Vec::from(before).join("\n"));
                     }
-                    let said = Vec::from(before).join("\n");
-                    bail!("the outer machine ended before all jobs were begun:\n{said}");
+                    return Ok(jobs.len() - waiting.len());
                 };
                 run.milliseconds = began.elapsed().as_millis();
                 if ending == RecvTimeoutError::Timeout {

@@ -26,25 +26,36 @@ pub(crate) fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// How often the outer machine may end where it should not.
+pub(crate) const OUTER_TRIES: usize = 3;
+
 /// What became of jobs so far.
 pub(crate) struct Progress<'j> {
     jobs: Vec<(&'j Job, Vec<Run>)>,
     verbose: bool,
+    /// Whether they run under emulation.
+    emulated: bool,
 }
 
 impl<'j> Progress<'j> {
-    pub(crate) fn new(jobs: &'j [Job], verbose: bool) -> Self {
+    pub(crate) fn new(jobs: &'j [Job], verbose: bool, emulated: bool) -> Self {
         Self {
             jobs: jobs.iter().map(|job| (job, Vec::new())).collect(),
             verbose,
+            emulated,
         }
     }
 
-    /// The jobs to run: those that have not passed and have tries left.
+    /// The jobs to run: those that have not passed and have tries left. A run in which the outer
+    /// machine ended counts apart, for that is nothing of the job's.
     pub(crate) fn due(&self) -> Vec<&'j Job> {
         let due = self.jobs.iter().filter(|(job, runs)| {
-            let passed = runs.last().is_some_and(|run| run.faults(job).is_empty());
-            !passed && runs.len() < usize::try_from(job.tries).unwrap_or(usize::MAX)
+            let passed = runs
+                .last()
+                .is_some_and(|run| run.faults(job, self.emulated).is_empty());
+            let lost = runs.iter().filter(|run| run.status.is_none()).count();
+            let tries = usize::try_from(job.tries).unwrap_or(usize::MAX);
+            !passed && runs.len() - lost < tries && lost < OUTER_TRIES
         });
         due.map(|(job, _)| *job).collect()
     }
@@ -67,7 +78,9 @@ impl<'j> Progress<'j> {
             "tries"
         );
         for (job, runs) in &self.jobs {
-            let good = runs.last().is_some_and(|run| run.faults(job).is_empty());
+            let good = runs
+                .last()
+                .is_some_and(|run| run.faults(job, self.emulated).is_empty());
             let milliseconds: u128 = runs.iter().map(|run| run.milliseconds).sum();
             let totals = runs
                 .last()
@@ -116,8 +129,13 @@ impl Watch for Progress<'_> {
         }
     }
 
+    fn lost(&mut self, last_words: &str) {
+        say!("the outer machine ended before all jobs were begun; it said last:");
+        last_words.lines().for_each(|line| say!("  {line}"));
+    }
+
     fn ended(&mut self, job: &Job, run: &Run) {
-        let faults = run.faults(job);
+        let faults = run.faults(job, self.emulated);
         let verdict = if faults.is_empty() {
             "passed"
         } else {
