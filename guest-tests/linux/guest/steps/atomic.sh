@@ -10,7 +10,7 @@ for nsid in $ATOMIC_NSIDS; do
     try "atomic.ns$nsid.first" fio --name=f $common $checked --do_verify=0 --rw=write --bs=$unit --atomic=1
     # Several writers to the same eight units; each write carries its own checksum.
     try "atomic.ns$nsid.overlapping" fio --name=w $common $checked --do_verify=0 --rw=randwrite --bs=$unit \
-        --atomic=1 --numjobs=4 --norandommap --randrepeat=0 --number_ios=60 --group_reporting
+        --atomic=1 --numjobs=4 --norandommap --randrepeat=0 --number_ios=30 --group_reporting
     try "atomic.ns$nsid.nothing_torn" fio --name=v $common $checked --rw=read --bs=$unit
     refused "atomic.ns$nsid.larger_than_unit" 'Invalid argument' \
         fio --name=l $common --rw=write --bs=$((unit * 2)) --atomic=1 --number_ios=1
