@@ -74,6 +74,44 @@ fn guest_drives_the_controller_and_its_code_is_the_exit_code() {
 }
 
 #[test]
+fn bzimage_is_entered_in_long_mode_with_its_boot_parameters() {
+    if !have_kvm() {
+        return;
+    }
+    // A sector of setup beside the first; HdrS, protocol 2.15, loaded high, with a 64-bit entry
+    // that wants no more memory than it has.
+    let mut image = vec![0; 1024 + 0x400];
+    for (at, bytes) in [
+        (0x1f1, &[1][..]),
+        (0x1f4, &[0x40, 0, 0, 0]),
+        (0x202, b"HdrS\x0f\x02"),
+        (0x211, &[1]),
+        (0x22c, &[0xff, 0xff, 0xff, 0x7f]),
+        (0x236, &[1, 0]),
+        (0x238, &[0xff, 7, 0, 0]),
+        // At the entry point: a REX prefix that is an instruction of its own outside long mode,
+        // EAX = what lies at RSI + 202h, whether that is HdrS, and that to the debug exit.
+        (
+            1024 + 0x200,
+            &[
+                0x4c, 0x89, 0xc0, // mov rax, r8
+                0x8b, 0x86, 0x02, 0x02, 0, 0, // mov eax, [rsi + 202h]
+                0x3d, b'H', b'd', b'r', b'S', // cmp eax, "HdrS"
+                0x0f, 0x94, 0xc0, // sete al
+                0xe6, 0xf4, // out f4h, al
+                0xf4, // hlt
+            ],
+        ),
+    ] {
+        let place = image.get_mut(at..at + bytes.len()).expect("in the file");
+        place.copy_from_slice(bytes);
+    }
+    let image = file(&image);
+    let (code, _, errors) = run(image.path().as_os_str(), &["--timeout", "20"]);
+    assert_eq!(code, Some(3), "{errors}");
+}
+
+#[test]
 fn initrd_is_the_kernels_first_module() {
     if !have_kvm() {
         return;
@@ -110,6 +148,12 @@ fn crash_is_6_and_says_where() {
         errors.contains("the guest crashed: triple fault on CPU 0: ring 0, RIP 0x10"),
         "{errors}"
     );
+    assert!(
+        errors.contains(" RSP 0") && errors.contains(" R15 "),
+        "{errors}"
+    );
+    // The test kernel has symbols.
+    assert!(errors.contains("\nin            "), "{errors}");
 }
 
 #[test]
@@ -171,7 +215,7 @@ fn what_cannot_be_started_is_2_and_names_the_fault() {
     let nowhere = OsStr::new("/nonexistent");
     let cases: [(&OsStr, &[&str], &str); 10] = [
         (nowhere, &[], "--kernel /nonexistent: "),
-        (text, &[], "ELF"),
+        (text, &[], "begins with 6e 6f 20 6b"),
         (good, &["--initrd", "/nonexistent"], "--initrd /nonexistent"),
         (
             good,

@@ -21,7 +21,8 @@ use ferrite::{
     NvmeOptions::help()
 ))]
 pub(crate) struct RunArgs {
-    /// The kernel: an uncompressed ELF with a PVH entry point (a Linux's `vmlinux`).
+    /// The kernel: a Linux bzImage (`vmlinuz`), or an uncompressed ELF with a PVH entry point (a
+    /// Linux's `vmlinux`).
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     kernel: PathBuf,
     /// The file that Linux takes as its first root file system.
@@ -60,7 +61,9 @@ pub(crate) struct RunArgs {
 
 /// What the exit codes mean.
 const EXIT_CODES: &str = "  \
+  0    the guest switched the machine off
   2    the guest could not be started: an option, a file, KVM
+  4    the guest asked for a reset
   6    the guest crashed; standard error says where
   8    it was stopped by SIGTERM or SIGINT
   10   Ferrite itself failed

@@ -193,6 +193,21 @@ pub enum RunError {
     Panicked(u8),
 }
 
+impl RunError {
+    /// Where the guest was, if it is the guest's end that this tells of.
+    #[must_use]
+    pub fn state(&self) -> Option<&CpuState> {
+        match self {
+            Self::TripleFault(state)
+            | Self::Internal { state, .. }
+            | Self::Entry { state, .. }
+            | Self::UnexpectedExit { state, .. }
+            | Self::Run { state, .. } => Some(state),
+            _ => None,
+        }
+    }
+}
+
 fn pvm_note(state: &CpuState) -> &'static str {
     match state {
         CpuState {
@@ -218,6 +233,8 @@ pub struct CpuState {
     pub code: Vec<u8>,
     /// CR0, CR2, CR3 and CR4.
     pub control: [u64; 4],
+    /// The general registers by their names, and RFLAGS.
+    pub general: Vec<(&'static str, u64)>,
     /// Whether the host's KVM emulates ring 0.
     pub pvm: bool,
 }
@@ -241,7 +258,12 @@ impl fmt::Display for CpuState {
         write!(
             out,
             "; CR0 {cr0:#x}, CR2 {cr2:#x}, CR3 {cr3:#x}, CR4 {cr4:#x}"
-        )
+        )?;
+        for (index, (name, value)) in self.general.iter().enumerate() {
+            let lead = if index % 4 == 0 { "\n   " } else { "" };
+            write!(out, "{lead} {name:<3} {value:016x}")?;
+        }
+        Ok(())
     }
 }
 

@@ -291,6 +291,25 @@ impl Vcpu {
                 .map_while(|at| byte(linear.wrapping_add(at)))
                 .collect(),
             control: [sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4],
+            general: vec![
+                ("RAX", regs.rax),
+                ("RBX", regs.rbx),
+                ("RCX", regs.rcx),
+                ("RDX", regs.rdx),
+                ("RSI", regs.rsi),
+                ("RDI", regs.rdi),
+                ("RSP", regs.rsp),
+                ("RBP", regs.rbp),
+                ("R8", regs.r8),
+                ("R9", regs.r9),
+                ("R10", regs.r10),
+                ("R11", regs.r11),
+                ("R12", regs.r12),
+                ("R13", regs.r13),
+                ("R14", regs.r14),
+                ("R15", regs.r15),
+                ("RFLAGS", regs.rflags),
+            ],
             pvm: kvm::is_pvm(),
         })
     }

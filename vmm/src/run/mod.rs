@@ -7,6 +7,7 @@
 mod end;
 mod error;
 mod signals;
+mod symbols;
 
 use std::{
     fs::File,
@@ -56,6 +57,8 @@ pub struct Run {
 pub struct Prepared {
     machine: Machine,
     controllers: Vec<Attached>,
+    /// The kernel's file, for its symbols.
+    kernel: PathBuf,
     exits: Arc<LiveExits>,
     gdb: Option<GdbServer>,
 }
@@ -67,6 +70,8 @@ pub struct Ended {
     pub end: End,
     /// Where CPU 0 was, if the guest was stopped or its time was over.
     pub stopped_at: Option<String>,
+    /// The function that the guest was in when it crashed or was stopped, if its file has symbols.
+    pub function: Option<String>,
     /// Why the guest came out of KVM.
     pub exits: ExitCounts,
     /// Accesses that no device claimed: reads, writes. `None` when the guest died.
@@ -109,6 +114,7 @@ impl Run {
         Ok(Prepared {
             machine,
             controllers,
+            kernel: self.kernel.clone(),
             exits,
             gdb: None,
         })
@@ -180,6 +186,7 @@ impl Prepared {
         let mut ended = Ended {
             end: End::Stopped,
             stopped_at: None,
+            function: None,
             exits: self.exits.counts(),
             unclaimed: None,
             time,
@@ -187,7 +194,11 @@ impl Prepared {
         };
         match outcome {
             Err(RunError::Machine(error)) => return Err(error.into()),
-            Err(error) => ended.end = error.into(),
+            Err(error) => {
+                let at = error.state().map(|state| state.rip);
+                ended.function = at.and_then(|rip| symbols::function(&self.kernel, rip));
+                ended.end = error.into();
+            }
             Ok(RunOutcome {
                 exit,
                 unclaimed,
@@ -197,6 +208,8 @@ impl Prepared {
             }) => {
                 ended.end = exit.into();
                 ended.unclaimed = Some(unclaimed);
+                let at = stopped_at.as_ref().map(|state| state.rip);
+                ended.function = at.and_then(|rip| symbols::function(&self.kernel, rip));
                 ended.stopped_at = stopped_at.map(|state| state.to_string());
                 ended.time = elapsed;
             }
@@ -219,6 +232,9 @@ impl Ended {
         let mut text = format!("ferrite: {}\n", self.end);
         if let Some(at) = &self.stopped_at {
             text += &format!("it was at     {at}\n");
+        }
+        if let Some(function) = &self.function {
+            text += &format!("in            {function}\n");
         }
         for stats in &self.controllers {
             text += &figures::controller(stats);

@@ -3,7 +3,7 @@
 //!
 //! The machine is not "hardware-reduced" (ACPI 6.5, 4.1): it has the two 8259s, the PIT and the
 //! IOAPIC that KVM keeps in the kernel, and PM1's registers as fixed hardware ([`super::power`]).
-//! docs/decisions/0011-fixed-hardware.md says why.
+//! docs/decisions/0012-fixed-hardware.md says why.
 
 mod dsdt;
 mod madt;
