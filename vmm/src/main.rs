@@ -13,7 +13,7 @@ use clap_complete::Shell;
 use ferrite::options::NvmeOptions;
 use nvme::lint::{Rule, RuleInfo};
 
-use command::{Bench, RunArgs, SelftestArgs};
+use command::{Bench, CtlArgs, RunArgs, SelftestArgs};
 
 /// An emulated NVMe controller inside a small KVM virtual machine monitor.
 #[derive(Parser)]

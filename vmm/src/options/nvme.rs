@@ -12,6 +12,7 @@ use nvme::{
     Tear,
     config::{MAX_NAMESPACES, MAX_VECTORS},
     lint::LintLog,
+    trace::Watch,
 };
 use nvme_spec::registers::Vs;
 use storage::{BlockDevice, media::Media, null::Null};
@@ -25,6 +26,10 @@ use super::{
 
 pub use backend::Backend;
 pub use file::{ConfigFile, ConfigFileError};
+
+/// Commands that the flight recorder keeps of each worker by default: what a driver does in its
+/// last moments, for a third of the time that a Read of nothing takes.
+const RECORDER: u32 = 64;
 
 /// How the guest's doorbells come to the controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -100,6 +105,10 @@ pub struct NvmeOptions {
     pub model: String,
     /// The host is checked, and what it does wrong reported.
     pub lint: bool,
+    /// Commands that the flight recorder keeps of each worker.
+    pub recorder: u32,
+    /// Whether commands are counted and timed; where there is a control socket unless given.
+    pub stats: Option<bool>,
     /// The keys that the user gave (`lba`, `ns2.lba`), and where.
     pub given: BTreeMap<String, Origin>,
 }
@@ -142,6 +151,8 @@ impl Default for NvmeOptions {
             serial: config.serial,
             model: config.model,
             lint: false,
+            recorder: RECORDER,
+            stats: None,
             given: BTreeMap::new(),
         }
     }
@@ -362,6 +373,11 @@ impl NvmeOptions {
             seed: self.seed,
             namespaces,
             lint: self.lint.then(|| LintLog::new() as Arc<dyn Lint>),
+            watch: Watch {
+                recorder: self.recorder,
+                statistics: self.stats.unwrap_or(false),
+                ..Watch::default()
+            },
             ..ControllerConfig::default()
         })
     }

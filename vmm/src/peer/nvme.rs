@@ -66,6 +66,8 @@ impl QemuNvme {
             workers: _,
             poll_us: _,
             doorbells: _,
+            recorder: _,
+            stats: _,
             cache,
             atomics,
             // Nothing there is torn, and nothing by chance.

@@ -4,6 +4,7 @@
 use nvme::{
     CacheMode, Extent, Tear,
     config::{MAX_IO_QUEUES, MAX_NAMESPACES, MAX_SHARDS, MAX_VECTORS},
+    trace::MAX_RECORDER,
 };
 use nvme_spec::registers::Vs;
 
@@ -176,7 +177,7 @@ pub(super) const NAMESPACE_KEYS: [Key<NamespaceOptions>; 15] = [
 ];
 
 /// Keys of the controller.
-pub(super) const CONTROLLER_KEYS: [Key<NvmeOptions>; 18] = [
+pub(super) const CONTROLLER_KEYS: [Key<NvmeOptions>; 20] = [
     Key {
         name: "namespaces",
         form: Form::Number(1, MAX_NAMESPACES as u64),
@@ -296,6 +297,22 @@ pub(super) const CONTROLLER_KEYS: [Key<NvmeOptions>; 18] = [
         unset: "",
         set: |o, text| choose(&OFF_ON, text).map(|lint| o.lint = lint),
         get: |o| word(&OFF_ON, &o.lint),
+    },
+    Key {
+        name: "recorder",
+        form: Form::Number(0, MAX_RECORDER as u64),
+        help: "commands of each worker that the flight recorder keeps; 0: none",
+        unset: "",
+        set: |o, text| number(text, 0, MAX_RECORDER).map(|n| o.recorder = n),
+        get: |o| Some(o.recorder.to_string()),
+    },
+    Key {
+        name: "stats",
+        form: Form::Flag(["off", "on"]),
+        help: "count commands by queue, namespace and kind, and time them",
+        unset: "on with --control",
+        set: |o, text| choose(&OFF_ON, text).map(|stats| o.stats = Some(stats)),
+        get: |o| o.stats.and_then(|stats| word(&OFF_ON, &stats)),
     },
     Key {
         name: "version",
