@@ -10,7 +10,7 @@ use crate::{
     machine::{Machine, MachineError},
     nvme::{
         FunctionError, Ioeventfds, NvmeFunction, NvmePciIds, REGISTER_BAR, WaitPolicy, WorkerPanic,
-        Workers, WorkersError,
+        WorkerSleeps, Workers, WorkersError,
     },
     options::{Doorbells, NvmeOptions},
 };
@@ -70,6 +70,11 @@ impl Attached {
             controller,
             workers,
         })
+    }
+
+    /// How often each worker slept; to be looked at while it runs.
+    pub fn sleeps(&self) -> impl Iterator<Item = Arc<WorkerSleeps>> {
+        self.workers.sleeps()
     }
 
     /// Ends the workers, after the machine.

@@ -4,7 +4,7 @@
 //! on PCI, drives it with worker threads or steps it in this process; [`options`] reads the
 //! command line's lists; [`attach`] joins the three; [`mod@run`] boots a guest's kernel on all of
 //! it; [`selftest`] boots the embedded test kernel; [`peer`] boots it on other people's
-//! controllers, to compare; [`mod@bench`] measures. [`mod@trace`] writes what controllers do, and
+//! controllers, to compare; [`mod@bench`] measures. [`observe`] joins what looks on: [`mod@trace`] writes what controllers do, and
 //! [`ctl`] is the socket that a running machine is looked at by.
 
 pub mod attach;
@@ -14,6 +14,7 @@ mod figures;
 pub mod gdb;
 pub mod machine;
 pub mod nvme;
+pub mod observe;
 pub mod options;
 pub mod peer;
 pub mod run;

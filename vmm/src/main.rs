@@ -29,6 +29,8 @@ enum Command {
     Selftest(Box<SelftestArgs>),
     /// Boot a kernel of yours on KVM, with the controller.
     Run(Box<RunArgs>),
+    /// Ask a machine that runs: what it is, what it does, its last commands; or end it.
+    Ctl(CtlArgs),
     /// List the keys of `--nvme` and of `[[nvme]]` in a file, with ranges and defaults.
     Options,
     /// List the rules that `lint=on` holds a driver to.
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Selftest(args) => command::selftest(&args),
         Command::Run(args) => command::run(&args),
+        Command::Ctl(args) => command::ctl(&args),
         Command::Options => print_all(&NvmeOptions::help()).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => completions(shell),
         Command::LintRules => lint_rules(),

@@ -21,7 +21,7 @@ pub(crate) const GUEST_SUCCESS: u32 = 0x10 << 1 | 1;
 pub(crate) struct Testbed {
     pub(crate) machine: Machine,
     pub(crate) controller: Arc<Controller>,
-    attached: Attached,
+    pub(crate) attached: Attached,
 }
 
 /// What came of a run.

@@ -27,6 +27,7 @@ fn run(doorbells: &str, told: Doorbells) -> Results {
         doorbells: told,
         memory: 256 << 20,
         timeout: Duration::from_secs(120),
+        observe: Default::default(),
     };
     let results = selftest::run(&selftest, |_, _| ()).expect("a run");
     let failed = results

@@ -53,7 +53,12 @@ enum CtlCommand {
         #[arg(value_enum)]
         switch: Option<Switch>,
         /// How many commands of each controller at most.
-        #[arg(long, value_name = "N", default_value_t = 64, conflicts_with = "switch")]
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = 64,
+            conflicts_with = "switch"
+        )]
         last: u64,
     },
     /// Print the versions of the machine and of its protocol.

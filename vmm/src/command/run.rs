@@ -7,9 +7,11 @@ use std::{
     time::Duration,
 };
 
+use super::ObserveArgs;
 use clap::{Args, ValueHint};
 use ferrite::{
     gdb::GdbAddress,
+    observe::Observe,
     options::{ConfigFile, NvmeOptions, parse_size},
     run::{Run, Signals},
 };
@@ -54,6 +56,8 @@ pub(crate) struct RunArgs {
     /// Stand before the guest's first instruction until a debugger says continue.
     #[arg(long, short = 'S', requires = "gdb")]
     gdb_wait: bool,
+    #[command(flatten)]
+    observe: ObserveArgs,
     /// Print nothing of how the run ended, unless it is an error.
     #[arg(long, short)]
     quiet: bool,
@@ -65,7 +69,7 @@ const EXIT_CODES: &str = "  \
   2    the guest could not be started: an option, a file, KVM
   4    the guest asked for a reset
   6    the guest crashed; standard error says where
-  8    it was stopped by SIGTERM or SIGINT
+  8    it was stopped by SIGTERM, SIGINT or `ferrite ctl PATH quit`
   10   Ferrite itself failed
   124  --timeout is over
   odd  the guest wrote V to port F4h: (V << 1 | 1) & 0xff
@@ -90,6 +94,10 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         memory: args.memory,
         controllers: vec![nvme],
         timeout: args.timeout.map(Duration::from_secs),
+        observe: Observe {
+            tell_failures: true,
+            ..args.observe.observe()
+        },
     };
     let mut prepared = run.prepare(Box::new(io::stdout()))?;
     if let Some(address) = &args.gdb {

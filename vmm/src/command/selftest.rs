@@ -17,6 +17,7 @@ use ferrite::{
 
 use nvme_suite::Doorbells;
 
+use super::ObserveArgs;
 use crate::print_all;
 
 /// When the tests turn shadow doorbells on.
@@ -74,6 +75,8 @@ pub(crate) struct SelftestArgs {
     /// Seconds that the guest may run.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
+    #[command(flatten)]
+    observe: ObserveArgs,
     /// Run the tests a second time on another's controller and print both outcomes of each, with
     /// the reason where they differ (docs/peers.md). A difference without a known reason is a
     /// failure.
@@ -81,7 +84,7 @@ pub(crate) struct SelftestArgs {
     peer: Option<Peer>,
     /// Run the tests on many controllers: block sizes, indirection units, atomic units and
     /// boundaries, queues. What --nvme and --config give is the same for all.
-    #[arg(long, conflicts_with_all = ["peer", "list", "verbose"])]
+    #[arg(long, conflicts_with_all = ["peer", "list", "verbose", "trace", "control"])]
     matrix: bool,
     /// How many controllers --matrix tests at a time; else as many as there are CPUs.
     #[arg(long, value_name = "N", requires = "matrix")]
@@ -140,6 +143,7 @@ pub(crate) fn selftest(args: &SelftestArgs) -> anyhow::Result<ExitCode> {
         },
         memory: args.memory,
         timeout: Duration::from_secs(args.timeout),
+        observe: args.observe.observe(),
     };
     let (text, good) = match qemu {
         Some(qemu) => compare(args, &selftest, &qemu)?,

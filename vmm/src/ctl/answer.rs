@@ -90,7 +90,10 @@ impl Subjects {
             let count = self.controllers.len();
             let message = match count {
                 0 => "the machine has no controller".to_string(),
-                _ => format!("there is no controller {index}; there are 0 to {}", count - 1),
+                _ => format!(
+                    "there is no controller {index}; there are 0 to {}",
+                    count - 1
+                ),
             };
             Refused::new(ErrorCode::NotFound, message)
         })
@@ -123,7 +126,9 @@ impl Subjects {
         let mut commands = Vec::new();
         for (index, subject) in self.those(controller)? {
             let events = subject.controller.recorded();
-            let skip = events.len().saturating_sub(usize::try_from(last).unwrap_or(usize::MAX));
+            let skip = events
+                .len()
+                .saturating_sub(usize::try_from(last).unwrap_or(usize::MAX));
             let events = events.iter().skip(skip);
             commands.extend(events.map(|event| {
                 let mut object = command_json(index, event);
@@ -139,7 +144,8 @@ impl Subjects {
     fn set_trace(&self, controller: Option<usize>, on: bool) -> Answer {
         for (index, subject) in self.those(controller)? {
             if subject.controller.set_tracing(on) != on {
-                let message = format!("controller {index} was started without anything to trace to");
+                let message =
+                    format!("controller {index} was started without anything to trace to");
                 return Err(Refused::new(ErrorCode::NotAvailable, message));
             }
         }
@@ -211,7 +217,10 @@ fn features(subject: &Subject) -> Value {
             object.extend(feature.nsid.map(|nsid| ("nsid".to_string(), nsid.into())));
             if let Some(data) = &feature.data {
                 // All but the zeroes at the end.
-                let used = data.iter().rposition(|&byte| byte != 0).map_or(0, |at| at + 1);
+                let used = data
+                    .iter()
+                    .rposition(|&byte| byte != 0)
+                    .map_or(0, |at| at + 1);
                 let bytes = data.iter().take(used).map(|byte| format!("{byte:02x}"));
                 object.insert("data".into(), bytes.collect::<String>().into());
             }
@@ -228,7 +237,9 @@ fn namespaces(subject: &Subject) -> Answer {
         let data = fields::namespace(controller, nsid)?;
         let block = fields::block_bytes(&data);
         let formats = data.lbaf.iter().take(usize::from(data.nlbaf_z) + 1);
-        let formats: Vec<u64> = formats.map(|format| 1u64 << format.lbads().min(63)).collect();
+        let formats: Vec<u64> = formats
+            .map(|format| 1u64 << format.lbads().min(63))
+            .collect();
         Ok(json!({
             "nsid": nsid,
             "blocks": data.nsze,
@@ -280,10 +291,14 @@ fn stats(index: usize, subject: &Subject) -> Value {
             namespaces,
             latency,
         } = statistics;
-        let queues = queues.iter().map(|queue| tally("sqid", queue.sqid.into(), &queue.tally));
+        let queues = queues
+            .iter()
+            .map(|queue| tally("sqid", queue.sqid.into(), &queue.tally));
         let namespaces = (1u32..).zip(&namespaces);
         let namespaces = namespaces.map(|(nsid, of)| tally("nsid", nsid, of));
-        let latency = latency.iter().map(|(operation, of)| percentiles(*operation, of));
+        let latency = latency
+            .iter()
+            .map(|(operation, of)| percentiles(*operation, of));
         object.insert("counted".into(), true.into());
         object.insert("queues".into(), queues.collect());
         object.insert("namespaces".into(), namespaces.collect());

@@ -86,9 +86,7 @@ pub(super) fn namespace_fields(data: &IdentifyNamespace) -> Value {
         dlfeat, nawun_z, nawupf_z, nacwu_z, nabsn_z, nabo, nabspf_z, noiob, npwg_z, npwa_z, npdg_z,
         npda_z, nows_z, mssrl, mcl, msrc_z, nulbaf, anagrpid, nsattr, nvmsetid, endgid);
     let formats = usize::from(data.nlbaf_z) + 1;
-    let format = |format: &nvme_spec::identify::LbaFormat| {
-        json!({ "ms": format.ms(), "lbads": format.lbads(), "rp": format.rp() })
-    };
+    let format = |format: &nvme_spec::identify::LbaFormat| json!({ "ms": format.ms(), "lbads": format.lbads(), "rp": format.rp() });
     let lbaf: Vec<Value> = data.lbaf.iter().take(formats).map(format).collect();
     for (name, value) in [
         ("flbas", u8::from(data.flbas).into()),

@@ -176,9 +176,9 @@ impl Request {
         let Value::Object(members) = value else {
             return Err(bad("a request is an object"));
         };
-        let version = members.get("version").ok_or_else(|| {
-            bad(format!("\"version\" is missing; this is version {VERSION}"))
-        })?;
+        let version = members
+            .get("version")
+            .ok_or_else(|| bad(format!("\"version\" is missing; this is version {VERSION}")))?;
         if version.as_u64() != Some(VERSION) {
             let message = format!("version {version} is not known; this is version {VERSION}");
             return Err(Refused::new(ErrorCode::BadVersion, message));
@@ -246,7 +246,9 @@ impl Request {
         members.insert("version".into(), VERSION.into());
         members.insert("command".into(), name.into());
         members.extend(argument.map(|(name, value)| (name.to_string(), value)));
-        let controller = self.controller.map(|index| ("controller".into(), json!(index)));
+        let controller = self
+            .controller
+            .map(|index| ("controller".into(), json!(index)));
         members.extend(controller);
         Value::Object(members).to_string()
     }
@@ -296,10 +298,7 @@ impl Conversation {
     }
 
     /// The next request, or what is wrong with it; `None` until there is a whole line.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "more may come after None"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "more may come after None")]
     pub fn next(&mut self) -> Option<Result<Request, Refused>> {
         loop {
             let end = self.waiting.iter().position(|&byte| byte == b'\n');
@@ -313,7 +312,11 @@ impl Conversation {
                 self.skipping = false;
                 continue;
             }
-            let too_long = || Some(Err(bad(format!("a request has at most {MAX_REQUEST} bytes"))));
+            let too_long = || {
+                Some(Err(bad(format!(
+                    "a request has at most {MAX_REQUEST} bytes"
+                ))))
+            };
             match end {
                 Some(end) => {
                     let line: Vec<u8> = self.waiting.drain(..=end).collect();
@@ -386,12 +389,32 @@ mod tests {
             ("{", ErrorCode::BadRequest, "JSON"),
             ("[]", ErrorCode::BadRequest, "an object"),
             (r#"{"command":"help"}"#, ErrorCode::BadRequest, "version 1"),
-            (r#"{"version":2,"command":"help"}"#, ErrorCode::BadVersion, "version 1"),
+            (
+                r#"{"version":2,"command":"help"}"#,
+                ErrorCode::BadVersion,
+                "version 1",
+            ),
             (r#"{"version":1}"#, ErrorCode::BadRequest, "\"command\""),
-            (r#"{"version":1,"command":"x"}"#, ErrorCode::UnknownCommand, "identify"),
-            (r#"{"version":1,"command":"quit","on":1}"#, ErrorCode::BadRequest, "no \"on\""),
-            (r#"{"version":1,"command":"trace","on":1}"#, ErrorCode::BadRequest, "true or false"),
-            (r#"{"version":1,"command":"stats","controller":-1}"#, ErrorCode::BadRequest, "0 to"),
+            (
+                r#"{"version":1,"command":"x"}"#,
+                ErrorCode::UnknownCommand,
+                "identify",
+            ),
+            (
+                r#"{"version":1,"command":"quit","on":1}"#,
+                ErrorCode::BadRequest,
+                "no \"on\"",
+            ),
+            (
+                r#"{"version":1,"command":"trace","on":1}"#,
+                ErrorCode::BadRequest,
+                "true or false",
+            ),
+            (
+                r#"{"version":1,"command":"stats","controller":-1}"#,
+                ErrorCode::BadRequest,
+                "0 to",
+            ),
         ] {
             let error = refused(line);
             assert_eq!(error.code, code, "{line}");
@@ -401,7 +424,8 @@ mod tests {
 
     #[test]
     fn lines_come_in_any_pieces() {
-        let lines = "\n{\"version\":1,\"command\":\"limits\"}\r\nx\n{\"version\":1,\"command\":\"quit\"}\n";
+        let lines =
+            "\n{\"version\":1,\"command\":\"limits\"}\r\nx\n{\"version\":1,\"command\":\"quit\"}\n";
         for piece in 1..lines.len() {
             let mut conversation = Conversation::default();
             let mut read = Vec::new();

@@ -266,7 +266,9 @@ impl Client {
             let mut bytes = [0; MAX_REQUEST];
             match rustix::io::read(&self.socket, &mut bytes) {
                 Ok(0) => self.ended = true,
-                Ok(count) => self.conversation.give(bytes.get(..count).unwrap_or_default()),
+                Ok(count) => self
+                    .conversation
+                    .give(bytes.get(..count).unwrap_or_default()),
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(_) => return false,
             }

@@ -69,13 +69,26 @@ fn rows_of(text: &mut String, name: &str, rows: &[Value]) {
     }
     // Who it is about comes first.
     columns.sort_by_key(|column| {
-        let first = ["controller", "sqid", "nsid", "fid", "operation", "command", "name"];
-        first.iter().position(|name| name == column).unwrap_or(first.len())
+        let first = [
+            "controller",
+            "sqid",
+            "nsid",
+            "fid",
+            "operation",
+            "command",
+            "name",
+        ];
+        first
+            .iter()
+            .position(|name| name == column)
+            .unwrap_or(first.len())
     });
     let lines: Vec<Vec<String>> = objects
         .iter()
         .map(|row| {
-            let cells = columns.iter().map(|column| row.get(*column).map_or(String::new(), cell));
+            let cells = columns
+                .iter()
+                .map(|column| row.get(*column).map_or(String::new(), cell));
             cells.collect()
         })
         .collect();
@@ -87,7 +100,10 @@ fn rows_of(text: &mut String, name: &str, rows: &[Value]) {
     };
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     for line in [&heads].into_iter().chain(&lines) {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let cells = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         *text += line.trim_end();
         text.push('\n');
@@ -136,6 +152,9 @@ mod tests {
     #[test]
     fn rows_with_tables_of_their_own_follow_each_other() {
         let answer = json!({ "controllers": [{ "polls": 1, "queues": [{ "sqid": 1 }] }] });
-        assert_eq!(table(&answer), "controllers:\npolls  1\n\nqueues:\nsqid\n1\n");
+        assert_eq!(
+            table(&answer),
+            "controllers:\npolls  1\n\nqueues:\nsqid\n1\n"
+        );
     }
 }

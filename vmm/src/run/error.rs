@@ -8,6 +8,7 @@ use crate::{
     attach::AttachError,
     gdb::GdbError,
     machine::MachineError,
+    observe::ObserveError,
     options::{OptionError, Size},
 };
 
@@ -51,6 +52,9 @@ pub enum LaunchError {
     /// The debugger's server.
     #[error(transparent)]
     Gdb(#[from] GdbError),
+    /// The trace or the control socket.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
     /// The process's signals cannot be watched.
     #[error("signals cannot be watched")]
     Signals(#[source] io::Error),

@@ -27,6 +27,7 @@ use crate::{
         self, ExitCounts, LiveExits, Machine, MachineConfig, Module, RunError, RunOutcome,
         SerialSink, StopHandle,
     },
+    observe::{Observe, Observers},
     options::NvmeOptions,
 };
 
@@ -51,6 +52,8 @@ pub struct Run {
     pub controllers: Vec<NvmeOptions>,
     /// How long the guest may run.
     pub timeout: Option<Duration>,
+    /// What it is observed by.
+    pub observe: Observe,
 }
 
 /// A machine that is ready to start, with its controllers.
@@ -61,6 +64,7 @@ pub struct Prepared {
     kernel: PathBuf,
     exits: Arc<LiveExits>,
     gdb: Option<GdbServer>,
+    observers: Observers,
 }
 
 /// What came of a run.
@@ -93,6 +97,10 @@ impl Run {
         for options in &self.controllers {
             configs.push(options.build()?);
         }
+        let mut observers = self.observe.begin()?;
+        for (index, (options, config)) in self.controllers.iter().zip(&mut configs).enumerate() {
+            observers.watch(index, options, config);
+        }
         let kernel = self.read("--kernel", &self.kernel)?;
         let initrd = self.initrd.as_deref();
         let initrd = initrd.map(|path| self.read("--initrd", path)).transpose()?;
@@ -111,12 +119,15 @@ impl Run {
         for ((slot, options), config) in (1..).zip(&self.controllers).zip(configs) {
             controllers.push(Attached::new(&mut machine, slot, options, config)?);
         }
+        let all: Vec<&Attached> = controllers.iter().collect();
+        observers.attached(&all, &exits, machine.stop_handle())?;
         Ok(Prepared {
             machine,
             controllers,
             kernel: self.kernel.clone(),
             exits,
             gdb: None,
+            observers,
         })
     }
 
@@ -172,10 +183,14 @@ impl Prepared {
     ///
     /// # Errors
     /// When the guest could not be started: its kernel, its command line, its initrd.
-    pub fn run(self) -> Result<Ended, LaunchError> {
+    pub fn run(mut self) -> Result<Ended, LaunchError> {
         let start = Instant::now();
         let outcome = self.machine.run();
         let time = start.elapsed();
+        self.observers.close();
+        if outcome.is_err() {
+            self.observers.crashed(self.controllers.iter());
+        }
         let mut panic = None;
         let mut stats = Vec::with_capacity(self.controllers.len());
         for attached in self.controllers {
@@ -183,6 +198,7 @@ impl Prepared {
             panic = attached.stop().err().or(panic);
             stats.push(controller.stats());
         }
+        self.observers.end();
         let mut ended = Ended {
             end: End::Stopped,
             stopped_at: None,

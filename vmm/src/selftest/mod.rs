@@ -23,6 +23,7 @@ use thiserror::Error;
 use crate::{
     attach::AttachError,
     machine::{ExitCounts, GuestExit, Lines, MachineConfig, RunError, RunOutcome},
+    observe::{Observe, ObserveError},
     options::{Backend, NvmeOptions, OptionError, Size},
     peer::{Qemu, QemuError, QemuGuest, QemuNvme},
     testbed::{Ended, GUEST_SUCCESS, Testbed},
@@ -51,6 +52,8 @@ pub struct Selftest {
     pub memory: u64,
     /// How long the guest may run.
     pub timeout: Duration,
+    /// What it is observed by.
+    pub observe: Observe,
 }
 
 /// What came of it.
@@ -119,6 +122,9 @@ pub enum SelftestError {
     /// The machine and the controller.
     #[error(transparent)]
     Testbed(#[from] AttachError),
+    /// The trace or the control socket.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
     /// The machine could not be completed.
     #[error(transparent)]
     Run(RunError),
@@ -309,13 +315,20 @@ pub fn run(
         timeout: Some(selftest.timeout),
         ..MachineConfig::default()
     };
+    let mut observers = selftest.observe.begin()?;
+    observers.watch(0, &selftest.nvme, &mut config);
+    let exits = machine.exits.clone();
     let testbed = Testbed::new(&selftest.nvme, config, machine)?;
     let controller = testbed.controller.clone();
+    let stop = testbed.machine.stop_handle();
+    observers.attached(&[&testbed.attached], &exits, stop)?;
     let Ended {
         outcome,
         workers,
         stats,
     } = testbed.run();
+    observers.close();
+    observers.end();
     // The machine is gone, and with it the sender of lines.
     let _ = printer.join();
     let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));

@@ -157,11 +157,16 @@ impl Trace for Tap {
 
 impl Tracer {
     /// Writes to a target, or to standard error if there is none; steps of lifecycles only if there
-    /// is one.
+    /// is one. The flight recorder's records of a controller that fails go to standard error, if
+    /// that is asked for.
     ///
     /// # Errors
     /// When the file cannot be made, or the thread.
-    pub fn start(target: Option<&TraceTarget>, format: TraceFormat) -> Result<Self, TraceError> {
+    pub fn start(
+        target: Option<&TraceTarget>,
+        format: TraceFormat,
+        tell_failures: bool,
+    ) -> Result<Self, TraceError> {
         let output: Box<dyn Write + Send> = match target.and_then(|target| target.file.as_ref()) {
             None => Box::new(io::stderr()),
             Some(path) => {
@@ -172,13 +177,15 @@ impl Tracer {
                 Box::new(file)
             }
         };
-        Self::with_output(output, Box::new(io::stderr()), format, target.is_some())
+        let stderr = || Box::new(io::stderr()) as Box<dyn Write + Send>;
+        let failures = tell_failures.then(stderr);
+        Self::with_output(output, failures, format, target.is_some())
     }
 
     /// Writes to an output, and records of a controller that fails to another.
     fn with_output(
         output: Box<dyn Write + Send>,
-        failures: Box<dyn Write + Send>,
+        failures: Option<Box<dyn Write + Send>>,
         format: TraceFormat,
         lifecycle: bool,
     ) -> Result<Self, TraceError> {

@@ -28,7 +28,11 @@ impl Shown {
 impl Write for Shown {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let guard = self.0.0.lock().expect("no panic");
-        let mut guard = self.0.1.wait_while(guard, |(closed, _)| *closed).expect("no panic");
+        let mut guard = self
+            .0
+            .1
+            .wait_while(guard, |(closed, _)| *closed)
+            .expect("no panic");
         guard.1.extend_from_slice(data);
         Ok(data.len())
     }
@@ -73,7 +77,10 @@ fn a_line_has_all_that_a_command_is() {
         dw0: 5,
     };
     let line = command_text(1, &read(1, bad));
-    assert!(line.ends_with("-> LBA_OUT_OF_RANGE|DNR dw0=0x5 12.3us"), "{line}");
+    assert!(
+        line.ends_with("-> LBA_OUT_OF_RANGE|DNR dw0=0x5 12.3us"),
+        "{line}"
+    );
     let line = command_text(1, &read(1, End::Dropped(Dropped::Reset)));
     assert!(line.ends_with("-> dropped (reset) 12.3us"), "{line}");
     assert!(command_text(1, &read(1, End::Pending)).ends_with("-> under way"));
@@ -88,12 +95,7 @@ fn a_line_has_all_that_a_command_is() {
 fn what_finds_no_room_is_counted_and_the_rest_is_written_in_order() {
     let shown = Shown::default();
     shown.close(true);
-    let tracer = Tracer::with_output(
-        Box::new(shown.clone()),
-        Box::new(io::sink()),
-        TraceFormat::Json,
-        true,
-    );
+    let tracer = Tracer::with_output(Box::new(shown.clone()), None, TraceFormat::Json, true);
     let tracer = tracer.expect("a thread");
     let tap = tracer.tap(0);
     let given = RING * 2;
@@ -112,7 +114,10 @@ fn what_finds_no_room_is_counted_and_the_rest_is_written_in_order() {
         .collect();
     let counted: u64 = lines.iter().filter_map(|line| line["count"].as_u64()).sum();
     assert_eq!(counted, lost);
-    let cids: Vec<u64> = lines.iter().filter_map(|line| line["cid"].as_u64()).collect();
+    let cids: Vec<u64> = lines
+        .iter()
+        .filter_map(|line| line["cid"].as_u64())
+        .collect();
     assert_eq!(cids.len() as u64 + lost, given as u64);
     assert!(cids.is_sorted());
 }
@@ -122,8 +127,7 @@ fn steps_are_written_if_they_are_asked_for() {
     for asked in [false, true] {
         let shown = Shown::default();
         let output = Box::new(shown.clone());
-        let sink = Box::new(io::sink());
-        let tracer = Tracer::with_output(output, sink, TraceFormat::Text, asked).expect("a thread");
+        let tracer = Tracer::with_output(output, None, TraceFormat::Text, asked).expect("a thread");
         tracer.tap(4).lifecycle(&LifecycleEvent {
             time_ns: 0,
             from: Lifecycle::Disabled,
@@ -141,8 +145,7 @@ fn an_output_that_nobody_takes_from_does_not_keep_the_end_for_ever() {
     let shown = Shown::default();
     shown.close(true);
     let output = Box::new(shown.clone());
-    let sink = Box::new(io::sink());
-    let tracer = Tracer::with_output(output, sink, TraceFormat::Text, false).expect("a thread");
+    let tracer = Tracer::with_output(output, None, TraceFormat::Text, false).expect("a thread");
     let tap = tracer.tap(0);
     for cid in 0..200 {
         tap.command(&read(cid, GOOD));
@@ -158,7 +161,10 @@ fn what_is_asked_for_is_read_and_what_is_not_is_refused() {
     assert_eq!(parse("nvme"), Ok((TraceFormat::Text, None)));
     let file = |name: &str| Some(PathBuf::from(name));
     assert_eq!(parse("nvme=a=b"), Ok((TraceFormat::Text, file("a=b"))));
-    assert_eq!(parse("nvme=t.json"), Ok((TraceFormat::Json, file("t.json"))));
+    assert_eq!(
+        parse("nvme=t.json"),
+        Ok((TraceFormat::Json, file("t.json")))
+    );
     for wrong in ["", "pci", "nvme=", "=x"] {
         let error = parse(wrong).expect_err(wrong);
         assert!(error.contains("nvme=FILE"), "{error}");

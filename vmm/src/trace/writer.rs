@@ -2,11 +2,7 @@
 
 use std::{
     io::{self, BufWriter, Write},
-    sync::{
-        Arc,
-        atomic::Ordering,
-        mpsc::{Receiver, TryRecvError},
-    },
+    sync::{Arc, atomic::Ordering, mpsc::Receiver},
 };
 
 use ::nvme::lifecycle::Lifecycle;
@@ -17,7 +13,7 @@ use super::{Item, Shared, TraceFormat, line, records};
 pub(super) struct Writer {
     pub(super) output: BufWriter<Box<dyn Write + Send>>,
     /// Where the records of a controller that fails go.
-    pub(super) failures: Box<dyn Write + Send>,
+    pub(super) failures: Option<Box<dyn Write + Send>>,
     pub(super) format: TraceFormat,
     /// Whether steps of lifecycles are written.
     pub(super) lifecycle: bool,
@@ -41,10 +37,7 @@ impl Writer {
                     Item::End => break 'run,
                     item => well = self.item(&item, well),
                 }
-                next = match items.try_recv() {
-                    Ok(item) => Some(item),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                };
+                next = items.try_recv().ok();
             }
             // Nothing is waiting: who looks on sees all.
             well = well && self.output.flush().is_ok();
@@ -90,12 +83,14 @@ impl Writer {
         let Some(controller) = self.shared.controller(index) else {
             return Ok(());
         };
-        let records = records(index, &controller);
+        let (Some(failures), records) = (&mut self.failures, records(index, &controller)) else {
+            return Ok(());
+        };
         if records.is_empty() {
             return Ok(());
         }
         let head = format!("ferrite: nvme{index} has failed (CSTS.CFS); its last commands:\n");
-        self.failures.write_all((head + &records).as_bytes())?;
-        self.failures.flush()
+        failures.write_all((head + &records).as_bytes())?;
+        failures.flush()
     }
 }

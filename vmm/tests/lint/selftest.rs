@@ -26,6 +26,7 @@ fn reports_belong_to_the_tests_that_provoke_them() {
             .to_string(),
         memory: 256 << 20,
         timeout: Duration::from_secs(60),
+        observe: Default::default(),
     };
     let results = selftest::run(&selftest, |_, _| ()).expect("ran");
     assert!(results.good(), "{:?}", results.trouble());

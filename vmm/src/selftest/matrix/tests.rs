@@ -19,6 +19,7 @@ fn matrix(fixed: &str) -> Matrix {
             doorbells: nvme_suite::Doorbells::Registers,
             memory: 256 << 20,
             timeout: Duration::from_secs(60),
+            observe: Default::default(),
         },
         arguments: vec!["--shadow".to_string()],
         fixed: [fixed]
