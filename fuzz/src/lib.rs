@@ -10,7 +10,7 @@
 //! [`registers()`] writes BARs and configuration space and compares with a plain model of them.
 //! [`sqe()`], [`host()`] and [`scribble()`] share a host (`host`) that keeps account of what the
 //! controller owes it. [`prp()`] follows each data transfer byte by byte with a model of its own.
-//! [`options()`], [`tap()`] and [`kernel()`] read text and files. docs/fuzzing.md says how to run them
+//! [`options()`], [`tap()`], [`kernel()`] and [`control()`] read text and files. docs/fuzzing.md says how to run them
 //! and what they have found.
 //!
 //! A harness is deterministic: the same bytes give the same run. [`scribble()`] is not, for a thread
@@ -18,6 +18,7 @@
 //! what it does.
 
 mod commands;
+mod control;
 mod device;
 mod host;
 mod input;
@@ -31,6 +32,7 @@ mod sequences;
 mod sqe;
 mod tap;
 
+pub use control::control;
 pub use kernel::kernel;
 pub use options::options;
 pub use prp::prp;
@@ -44,7 +46,7 @@ pub use tap::tap;
 pub type Harness = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const HARNESSES: [Harness; 8] = [
+pub const HARNESSES: [Harness; 9] = [
     ("registers", registers),
     ("sqe", sqe),
     ("prp", prp),
@@ -53,6 +55,7 @@ pub const HARNESSES: [Harness; 8] = [
     ("options", options),
     ("tap", tap),
     ("kernel", kernel),
+    ("control", control),
 ];
 
 /// Whether to say what is done.

@@ -88,6 +88,11 @@ fn kernel() {
     run("kernel", INPUTS);
 }
 
+#[test]
+fn control() {
+    run("control", INPUTS);
+}
+
 /// Inputs that libFuzzer found, and that are right now.
 #[test]
 fn what_was_found_stays_mended() {
