@@ -10,7 +10,10 @@ use super::*;
 
 /// An output that is looked at from elsewhere, and takes nothing while its gate is closed.
 #[derive(Clone, Default)]
-struct Shown(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
+struct Shown(Arc<(Mutex<Held>, Condvar)>);
+
+/// Whether the gate is closed, and what was written.
+type Held = (bool, Vec<u8>);
 
 impl Shown {
     fn close(&self, closed: bool) {
