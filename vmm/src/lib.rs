@@ -3,12 +3,13 @@
 //! [`machine`] is the virtual machine (KVM, buses, PCI, serial port); [`nvme`] puts the controller
 //! on PCI, drives it with worker threads or steps it in this process; [`options`] reads the
 //! command line's lists; [`attach`] joins the three; [`mod@run`] boots a guest's kernel on all of
-//! it; [`selftest`] boots the embedded test kernel; [`peer`] boots it on other people's
+//! it, with its serial [`mod@console`]; [`selftest`] boots the embedded test kernel; [`peer`] boots it on other people's
 //! controllers, to compare; [`mod@bench`] measures. [`observe`] joins what looks on: [`mod@trace`] writes what controllers do, and
 //! [`ctl`] is the socket that a running machine is looked at by.
 
 pub mod attach;
 pub mod bench;
+pub mod console;
 pub mod ctl;
 mod figures;
 pub mod gdb;

@@ -1,6 +1,7 @@
 //! The kernel's checks of itself and of the machine below it: `selfcheck[=WHAT]` on its command
 //! line, used by the machine's own tests.
 
+mod echo;
 mod pci;
 
 use crate::exit::{self, ExitCode};
@@ -13,7 +14,7 @@ const MILLISECOND: u64 = 1_000_000;
 
 /// Runs what the command line asks for: `selfcheck` alone says hello; `selfcheck=WHAT` is one of
 /// `panic`, `page-fault`, `stack-overflow`, `invalid-opcode`, `ring0-fault`, `triple-fault`, `hang`, `halt`,
-/// `say-and-halt`, `unclaimed`, `exit` (with `value=`), `msi` (with `device=`), `pci` (with
+/// `say-and-halt`, `unclaimed`, `echo`, `exit` (with `value=`), `msi` (with `device=`), `pci` (with
 /// `class=`).
 pub fn run(machine: &mut Machine) -> ExitCode {
     let number = |key| machine.command_line.number(key);
@@ -55,6 +56,7 @@ pub fn run(machine: &mut Machine) -> ExitCode {
         "unclaimed" => unclaimed(),
         "power-off" => power(machine, false),
         "reset" => power(machine, true),
+        "echo" => echo::run(),
         "pci" => pci::run(machine),
         "msi" => msi(machine, number("device").unwrap_or_default()),
         other => {

@@ -4,9 +4,9 @@ use core::fmt;
 
 use crate::port;
 
-const DATA: u16 = 0x3f8;
-const LINE_STATUS: u16 = DATA + 5;
-const TRANSMITTER_EMPTY: u8 = 1 << 5;
+pub(crate) const DATA: u16 = 0x3f8;
+pub(crate) const LINE_STATUS: u16 = DATA + 5;
+pub(crate) const TRANSMITTER_EMPTY: u8 = 1 << 5;
 /// Depth of the transmit FIFO: one look at the line status allows so many bytes.
 const FIFO: usize = 16;
 

@@ -10,6 +10,7 @@ use std::{
 use super::ObserveArgs;
 use clap::{Args, ValueHint};
 use ferrite::{
+    console::{Console, SerialTarget},
     gdb::GdbAddress,
     observe::Observe,
     options::{ConfigFile, NvmeOptions, parse_size},
@@ -39,13 +40,20 @@ pub(crate) struct RunArgs {
     /// The guest's memory.
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     memory: u64,
-    /// The controller; `--help` lists the keys.
+    /// A controller; `--help` lists the keys. Given several times, there are as many: at device number
+    /// 1 of PCI bus 0 and the next ones.
     #[arg(long, value_name = "KEY=VALUE,...")]
-    nvme: Option<String>,
-    /// A TOML file that describes the controller: a table `[[nvme]]` with the keys of --nvme, which
-    /// override it key by key, and `[[nvme.namespace]]` for what single namespaces have.
+    nvme: Vec<String>,
+    /// A TOML file that describes controllers: a table `[[nvme]]` for each with the keys of --nvme,
+    /// and `[[nvme.namespace]]` for what single namespaces have. The first --nvme overrides the first
+    /// table key by key, the second the second.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
+    /// The serial console: `stdio`; `file:PATH` for output alone, in a file that is emptied first;
+    /// `unix:PATH`, a socket that one client at a time may connect to; or `none`. On a terminal,
+    /// Ctrl-A x quits and Ctrl-A h prints the keys.
+    #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = SerialTarget::parse)]
+    serial: SerialTarget,
     /// Seconds that the guest may run; for ever unless given.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
@@ -69,37 +77,35 @@ const EXIT_CODES: &str = "  \
   2    the guest could not be started: an option, a file, KVM
   4    the guest asked for a reset
   6    the guest crashed; standard error says where
-  8    it was stopped by SIGTERM, SIGINT or `ferrite ctl PATH quit`
+  8    it was stopped by SIGTERM, SIGINT, SIGHUP, Ctrl-A x or `ferrite ctl PATH quit`
   10   Ferrite itself failed
   124  --timeout is over
   odd  the guest wrote V to port F4h: (V << 1 | 1) & 0xff
 ";
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let mut nvme = NvmeOptions::default();
-    if let Some(path) = &args.config {
-        ConfigFile::read(path)?.apply(&mut nvme)?;
+    let file = args.config.as_deref().map(ConfigFile::read).transpose()?;
+    let controllers = NvmeOptions::several(file.as_ref(), &args.nvme)?;
+    for nvme in &controllers {
+        for note in nvme.notes()? {
+            let _ = writeln!(io::stderr(), "ferrite: note: {note}");
+        }
     }
-    if let Some(list) = &args.nvme {
-        nvme.apply(list)?;
-    }
-    for note in nvme.notes()? {
-        let _ = writeln!(io::stderr(), "ferrite: note: {note}");
-    }
+    let console = Console::open(&args.serial)?;
     let run = Run {
         kernel: args.kernel.clone(),
         initrd: args.initrd.clone(),
         command_line: args.cmdline.clone(),
         cpus: args.cpus,
         memory: args.memory,
-        controllers: vec![nvme],
+        controllers,
         timeout: args.timeout.map(Duration::from_secs),
         observe: Observe {
             tell_failures: true,
             ..args.observe.observe()
         },
     };
-    let mut prepared = run.prepare(Box::new(io::stdout()))?;
+    let mut prepared = run.prepare(console.sink())?;
     if let Some(address) = &args.gdb {
         let address = prepared.debug(address, args.gdb_wait)?;
         let waits = if args.gdb_wait {
@@ -110,8 +116,12 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let _ = writeln!(io::stderr(), "ferrite: gdb: target remote {address}{waits}");
     }
     let signals = Signals::watch(prepared.stop_handle())?;
-    let ended = prepared.run()?;
+    let console = console.start(prepared.serial_input(), prepared.stop_handle())?;
+    let ended = prepared.run();
+    // All that the guest has printed comes before what we have to say of it.
+    console.finish();
     drop(signals);
+    let ended = ended?;
     if !args.quiet || ended.end.is_failure() {
         let _ = write!(io::stderr(), "{}", ended.summary());
     }

@@ -59,7 +59,20 @@ pub use ioevent::{BarEvents, Event};
 pub use irq::{IrqRoutes, MsiBlock};
 pub use kvm::{is_pvm, open as open_kvm};
 pub use memory::{GuestMemory, check as check_memory, ranges as memory_ranges};
-pub use serial::{Lines, SerialSink};
+pub use serial::{Lines, SerialInput, SerialSink};
+
+/// What tests of other modules need.
+#[cfg(test)]
+pub(crate) mod test_support {
+    use std::sync::Arc;
+
+    pub(crate) use super::serial::guest::Guest;
+    use super::{StopHandle, control::Control};
+
+    pub(crate) fn stop_handle() -> StopHandle {
+        Arc::new(Control::default()).stop_handle()
+    }
+}
 
 use control::Control;
 use debug::{Gate, GateOwner};
@@ -140,6 +153,7 @@ pub struct RunOutcome {
 pub struct Machine {
     cpus: Vec<Vcpu>,
     buses: Arc<Buses>,
+    input: SerialInput,
     routes: Arc<IrqRoutes>,
     vm: Arc<VmFd>,
     pci: ::pci::Bus,
@@ -181,6 +195,7 @@ impl Machine {
 
         let line = serial::Line(routes.line(layout::SERIAL_IRQ)?);
         let serial = serial::SerialPort::new(line, config.serial);
+        let input = serial.input();
         buses.add_ports(layout::SERIAL_PORT, 8, Arc::new(serial))?;
         let debug_exit = debug_exit::DebugExit(Arc::clone(&control));
         buses.add_ports(
@@ -203,6 +218,7 @@ impl Machine {
         Ok(Self {
             cpus,
             buses,
+            input,
             routes,
             vm,
             pci: pci::bus()?,
@@ -268,6 +284,12 @@ impl Machine {
         let events = Arc::new(BarEvents::new(Arc::clone(&self.vm)));
         self.events.push((function, bar, Arc::clone(&events)));
         events
+    }
+
+    /// The host's end of the serial line.
+    #[must_use]
+    pub fn serial_input(&self) -> SerialInput {
+        self.input.clone()
     }
 
     /// Ends the run from another thread.

@@ -3,6 +3,7 @@
 mod backend;
 mod file;
 mod formats;
+mod several;
 mod table;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -25,7 +25,7 @@ use crate::{
     gdb::{GdbAddress, GdbError, GdbServer, RunEnd},
     machine::{
         self, ExitCounts, LiveExits, Machine, MachineConfig, Module, RunError, RunOutcome,
-        SerialSink, StopHandle,
+        SerialInput, SerialSink, StopHandle,
     },
     observe::{Observe, Observers},
     options::NvmeOptions,
@@ -154,6 +154,12 @@ impl Run {
 }
 
 impl Prepared {
+    /// The host's end of the serial line.
+    #[must_use]
+    pub fn serial_input(&self) -> SerialInput {
+        self.machine.serial_input()
+    }
+
     /// Ends the run from another thread.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {

@@ -130,6 +130,12 @@ impl ConfigFile {
         })
     }
 
+    /// How many controllers the file describes.
+    #[must_use]
+    pub fn controllers(&self) -> usize {
+        self.controllers.len()
+    }
+
     /// Takes the file's only controller in, over what `options` say.
     ///
     /// # Errors
@@ -148,6 +154,28 @@ impl ConfigFile {
                 return Err(wrong(second.line, reason));
             }
         };
+        self.apply_one(controller, options)
+    }
+
+    /// Takes the file's controller `index`, from 0, in, over what `options` say. Nothing happens if
+    /// there is none.
+    ///
+    /// # Errors
+    /// Those of [`NvmeOptions::apply`], with the line.
+    pub fn apply_nth(
+        &self,
+        index: usize,
+        options: &mut NvmeOptions,
+    ) -> Result<(), ConfigFileError> {
+        let controller = self.controllers.get(index);
+        controller.map_or(Ok(()), |controller| self.apply_one(controller, options))
+    }
+
+    fn apply_one(
+        &self,
+        controller: &Controller,
+        options: &mut NvmeOptions,
+    ) -> Result<(), ConfigFileError> {
         for setting in &controller.settings {
             let origin = Origin::File {
                 path: self.path.clone(),
