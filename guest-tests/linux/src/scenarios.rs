@@ -61,7 +61,7 @@ fn root() -> Job {
         name: "root-on-the-drive".into(),
         script: ROOT_JOB.into(),
         files: Vec::new(),
-        seconds: 140,
+        seconds: 420,
         tries: 1,
         status: POWER_OFF,
         reports: true,
@@ -90,7 +90,7 @@ fn endings() -> Job {
         name: "endings".into(),
         script: ENDINGS_JOB.into(),
         files: vec![("job/main.sh".to_owned(), ENDINGS.to_owned())],
-        seconds: 400,
+        seconds: 700,
         tries: 1,
         status: 0,
         reports: true,
@@ -175,13 +175,13 @@ fn expectations(version: (u32, u32), cpus: u32) -> String {
     // One queue a CPU, and the admin queue; a vector each.
     format!(
         "SERIAL={SERIAL} CONTROLLERS=1 QUEUES={} NAMESPACES={} NPWG3={} NAWUPF3={}\n\
-         NSIDS='{visible}'\nATOMIC_NSIDS='{}'\nLARGE_NSIDS='{}'\n",
+         NSIDS='{visible}'\nATOMIC_NSIDS='{}'\nXFS_NSID='{}'\n",
         cpus + 1,
         namespaces::ALL.len(),
         third.npwg(),
         third.nawupf(),
         nsids(&|n| n.atomic.is_some()),
-        nsids(&|n| n.lba > 4096),
+        nsids(&|n| n.lba == 16 << 10),
     )
 }
 
