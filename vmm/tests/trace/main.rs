@@ -10,6 +10,7 @@
 #[path = "../support/held.rs"]
 mod held;
 mod looks;
+mod many;
 
 use std::{
     collections::BTreeMap,

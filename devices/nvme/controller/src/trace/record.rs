@@ -12,6 +12,9 @@ use nvme_spec::{Sqe, Status};
 use super::event::{CommandEvent, Dropped, End};
 use crate::{ids::ShardId, io::IN_FLIGHT};
 
+/// I/O commands that can be under way: each that is in flight may be a fused operation of two, and
+/// there is the one that is being executed.
+const IO_IN_FLIGHT: usize = 2 * IN_FLIGHT + 64;
 /// Admin commands that can be under way: as many as an admin queue has entries, and those that wait
 /// without a slot of it.
 const ADMIN_IN_FLIGHT: usize = 4096 + 64;
@@ -168,7 +171,7 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn new(has_admin: bool, recorder: u32) -> Self {
-        let open = IN_FLIGHT + if has_admin { ADMIN_IN_FLIGHT } else { 64 };
+        let open = IO_IN_FLIGHT + if has_admin { ADMIN_IN_FLIGHT } else { 0 };
         let ended = usize::try_from(recorder).unwrap_or_default();
         let records = |count: usize| (0..count).map(|_| Record::default()).collect();
         Self {
