@@ -9,6 +9,8 @@ use crate::tree;
 
 /// The guest kernel, a workspace of its own.
 pub(crate) const KERNEL: &str = "ferrite-guest-kernel";
+/// The example kernel, a workspace of its own.
+const EXAMPLE: &str = "hello-kernel";
 /// The fuzzers, a workspace of its own.
 pub(crate) const FUZZERS: &str = "ferrite-fuzz";
 /// Dependencies that only exist on other platforms are none of ours.
@@ -18,7 +20,7 @@ const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 const TOP: [&str; 2] = ["ferrite", FUZZERS];
 /// Who may know whom: each room with the rooms it may depend on and the crates of its subject.
 /// Those of [`TOP`] may know everything.
-const MAY_KNOW: [(&str, &[&str]); 12] = [
+const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("nvme-spec", &[]),
     ("storage", &["vm-memory", "rustix"]),
     ("nvme", &["nvme-spec", "storage", "vm-memory"]),
@@ -61,6 +63,7 @@ const MAY_KNOW: [(&str, &[&str]); 12] = [
             "linked_list_allocator",
         ],
     ),
+    (EXAMPLE, &[KERNEL, "nvme-spec"]),
 ];
 /// Crates that say nothing of a subject: every room may use them.
 const ANYWHERE: [&str; 5] = [
@@ -107,9 +110,19 @@ impl Graph {
         Self::of("fuzz/Cargo.toml")
     }
 
+    /// The example kernel's.
+    pub(crate) fn of_example() -> Self {
+        Self::of("examples/hello-kernel/Cargo.toml")
+    }
+
     /// All of them.
-    pub(crate) fn each() -> [Self; 3] {
-        [Self::of_workspace(), Self::of_kernel(), Self::of_fuzzers()]
+    pub(crate) fn each() -> [Self; 4] {
+        [
+            Self::of_workspace(),
+            Self::of_kernel(),
+            Self::of_fuzzers(),
+            Self::of_example(),
+        ]
     }
 
     fn of(manifest: &str) -> Self {
