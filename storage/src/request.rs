@@ -50,7 +50,8 @@ pub struct Request {
     pub offset: u64,
     /// Bytes on the device; for reads, writes and compares also the sum of the segments.
     pub len: u64,
-    /// A write that is durable before it completes.
+    /// What is written, zeroed or discarded is durable before the request completes; so is what was
+    /// read, compared or verified.
     pub fua: bool,
     /// The guest memory of a read, write or compare, in order.
     pub segments: Vec<Segment>,

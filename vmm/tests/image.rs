@@ -15,11 +15,14 @@ use held::Held;
 use nvme::{CacheMode, ControllerConfig, NamespaceConfig};
 use nvme_host::{Config, Driver, Transport, command};
 use nvme_spec::{
-    FeatureId, LogId, NSID_BROADCAST, Status, feature::VolatileWriteCache, log::ErrorLogEntry,
+    FeatureId, LogId, NSID_BROADCAST, Status,
+    feature::VolatileWriteCache,
+    log::ErrorLogEntry,
+    queue::{DsmCdw11, DsmRange},
 };
 use nvme_suite::{Event, Filter, Stop};
 use pci::header::{self, Command};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A configuration as the command line makes it.
 fn built(options: &str) -> ControllerConfig {
@@ -196,6 +199,11 @@ fn writes_are_durable_while_the_write_cache_is_off() {
     let mut machine = InProcess::new(config, 5).expect("valid");
     let mut driver = enabled(&mut machine);
     let data = driver.alloc(512).expect("memory");
+    let range = DsmRange {
+        nlb: 1,
+        ..DsmRange::default()
+    };
+    driver.copy_to(data, [range; 2].as_bytes());
     let durable = |driver: &mut Driver<'_, InProcess>| {
         driver
             .exec_data(1, command::write(1, 0, 0), data)
@@ -205,13 +213,17 @@ fn writes_are_durable_while_the_write_cache_is_off() {
             .exec(1, command::write_zeroes(1, 0, 0))
             .expect("completed");
         let zeroes = device.with(|gate| gate.durable);
+        driver
+            .exec_data(1, command::dsm(1, 2, DsmCdw11::new().with_ad(true)), data)
+            .expect("completed");
+        let deallocated = device.with(|gate| gate.durable);
         let [compare, then] = command::compare_and_write(1, 0, 0);
         let first = driver.enqueue_data(1, compare, data).expect("queued");
         let second = driver.enqueue_data(1, then, data).expect("queued");
         driver.ring(1).expect("rung");
         driver.wait(first).expect("completed");
         driver.wait(second).expect("completed");
-        [write, zeroes, device.with(|gate| gate.durable)]
+        [write, zeroes, deallocated, device.with(|gate| gate.durable)]
     };
     let set = |driver: &mut Driver<'_, InProcess>, on| {
         let value = VolatileWriteCache::new().with_wce(on);
@@ -219,14 +231,14 @@ fn writes_are_durable_while_the_write_cache_is_off() {
             .set_feature(FeatureId::VOLATILE_WRITE_CACHE, value.into())
             .expect("set");
     };
-    assert_eq!(durable(&mut driver), [false; 3]);
+    assert_eq!(durable(&mut driver), [false; 4]);
     set(&mut driver, false);
-    assert_eq!(durable(&mut driver), [true; 3]);
+    assert_eq!(durable(&mut driver), [true; 4]);
     set(&mut driver, true);
-    assert_eq!(durable(&mut driver), [false; 3]);
+    assert_eq!(durable(&mut driver), [false; 4]);
     set(&mut driver, false);
     driver.reset().expect("reset");
     driver.enable(&Config::default()).expect("enabled");
     driver.create_pair(1, 64).expect("queues");
-    assert_eq!(durable(&mut driver), [false; 3], "a reset is the default");
+    assert_eq!(durable(&mut driver), [false; 4], "a reset is the default");
 }

@@ -5,15 +5,18 @@ use std::{
     io::IoSlice,
     os::unix::fs::{FileExt, MetadataExt},
     path::PathBuf,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use rustix::{
-    fs::{FallocateFlags, fallocate},
+    fs::{FallocateFlags, SeekFrom, fallocate, seek},
     io::{Errno, ReadWriteFlags, pwritev2},
 };
 
-use super::pool::Job;
+use super::{
+    durable::{Durable, Failed},
+    pool::Job,
+};
 use crate::{IoError, Op};
 
 /// Bytes read to verify, or written as zeroes, in one turn of a job.
@@ -35,9 +38,14 @@ pub(super) struct Disk {
     pub(super) no_zero_range: AtomicBool,
     pub(super) no_punch: AtomicBool,
     pub(super) no_dsync: AtomicBool,
-    /// A write that had completed may be lost: nothing can be made durable any more.
-    pub(super) lost: AtomicBool,
+    pub(super) durable: Durable,
+    /// How often a range was deallocated, and the one after which there were no holes in the file,
+    /// plus one.
+    pub(super) punched: AtomicU64,
+    pub(super) filled: AtomicU64,
     pub(super) logged: AtomicU32,
+    #[cfg(test)]
+    pub(super) seam: super::seam::Seam,
 }
 
 impl Disk {
@@ -87,7 +95,8 @@ impl Disk {
         };
         job.done += count;
         let ended = job.done >= job.len;
-        if ended && job.durable && job.op == Op::WriteZeroes {
+        // A write of data was durable at once, where that is known.
+        if ended && job.durable && job.op != Op::Write {
             self.sync()?;
         }
         Ok(ended)
@@ -101,11 +110,8 @@ impl Disk {
     }
 
     fn write(&self, mut data: &[u8], mut at: u64, durable: bool) -> Result<(), Errno> {
-        if durable && self.lost.load(Ordering::Acquire) {
-            return Err(Errno::IO);
-        }
         while durable && !data.is_empty() && !self.no_dsync.load(Ordering::Relaxed) {
-            match pwritev2(&self.file, &[IoSlice::new(data)], at, ReadWriteFlags::DSYNC) {
+            match self.durable.call(|| self.write_through(data, at)) {
                 Ok(0) => return Err(Errno::IO),
                 Ok(count) => {
                     data = data.get(count..).unwrap_or_default();
@@ -113,32 +119,53 @@ impl Disk {
                 }
                 Err(Errno::INTR) => {}
                 Err(error) if unknown(error) => self.no_dsync.store(true, Ordering::Relaxed),
-                Err(error) => {
-                    // It may be what became of an earlier write, told once.
-                    if error == Errno::IO {
-                        self.lost.store(true, Ordering::Release);
-                    }
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
         if data.is_empty() {
             return Ok(());
         }
+        self.write_back(data, at)?;
+        if durable { self.sync() } else { Ok(()) }
+    }
+
+    /// Writes to the host's page cache.
+    fn write_back(&self, data: &[u8], at: u64) -> Result<(), Errno> {
         self.file
             .write_all_at(data, at)
-            .map_err(|error| errno(&error))?;
-        if durable { self.sync() } else { Ok(()) }
+            .map_err(|error| errno(&error))
+    }
+
+    /// Writes and makes durable; how much.
+    fn write_through(&self, data: &[u8], at: u64) -> Result<usize, Failed> {
+        #[cfg(test)]
+        let written = self.seam.write_through();
+        #[cfg(not(test))]
+        let written = Ok(());
+        let written = written
+            .and_then(|()| pwritev2(&self.file, &[IoSlice::new(data)], at, ReadWriteFlags::DSYNC));
+        written.map_err(|error| {
+            // It may be what became of an earlier write, told once: then this one was written, and
+            // can be again. An I/O error may be either.
+            let lost = match error {
+                Errno::INTR => false,
+                error if unknown(error) => false,
+                Errno::IO => true,
+                error => self.write_back(data, at) != Err(error),
+            };
+            Failed { error, lost }
+        })
     }
 
     /// All that was written is durable.
     fn sync(&self) -> Result<(), Errno> {
-        if self.lost.load(Ordering::Acquire) {
-            return Err(Errno::IO);
-        }
-        self.file.sync_data().map_err(|error| {
-            self.lost.store(true, Ordering::Release);
-            errno(&error)
+        self.durable.call(|| {
+            #[cfg(test)]
+            let synced = self.seam.sync();
+            #[cfg(not(test))]
+            let synced = Ok(());
+            let synced = synced.and_then(|()| self.file.sync_data().map_err(|error| errno(&error)));
+            synced.map_err(|error| Failed { error, lost: true })
         })
     }
 
@@ -154,7 +181,10 @@ impl Disk {
             if !wanted || range == 0 || unknown_here.load(Ordering::Relaxed) {
                 continue;
             }
-            match fallocate(&self.file, flag | FallocateFlags::KEEP_SIZE, at, range) {
+            let done = fallocate(&self.file, flag | FallocateFlags::KEEP_SIZE, at, range);
+            // Zeroes may be blocks that are written later, or none.
+            self.punched.fetch_add(1, Ordering::AcqRel);
+            match done {
                 Ok(()) => return Ok(range),
                 // A block device wants its own blocks whole: another range may have them.
                 Err(Errno::INVAL) => {}
@@ -183,11 +213,8 @@ impl Disk {
 
     /// Has blocks allocated for a write into a file with holes, so that it does not fail half way
     /// for want of room. File systems that copy on write promise nothing by this.
-    fn make_room(&self, at: u64, len: u64) -> Result<(), Errno> {
-        const SECTOR: u64 = 512;
-        let metadata = self.file.metadata().map_err(|error| errno(&error))?;
-        let holes = metadata.blocks().saturating_mul(SECTOR) < self.bytes;
-        if !self.is_file || !holes || len == 0 {
+    pub(super) fn make_room(&self, at: u64, len: u64) -> Result<(), Errno> {
+        if !self.is_file || len == 0 || !self.has_holes()? {
             return Ok(());
         }
         match fallocate(&self.file, FallocateFlags::KEEP_SIZE, at, len) {
@@ -195,6 +222,26 @@ impl Disk {
             // The write itself will tell.
             _ => Ok(()),
         }
+    }
+
+    /// Whether there may be holes. The number of blocks shows that there are some, and never that
+    /// there are none: there may be blocks behind the file's end.
+    fn has_holes(&self) -> Result<bool, Errno> {
+        const SECTOR: u64 = 512;
+        let metadata = self.file.metadata().map_err(|error| errno(&error))?;
+        if metadata.blocks().saturating_mul(SECTOR) < self.bytes {
+            return Ok(true);
+        }
+        // Holes come of what is deallocated here, and the range of that is nobody's until then.
+        let now = self.punched.load(Ordering::Acquire).saturating_add(1);
+        if self.filled.load(Ordering::Acquire) == now {
+            return Ok(false);
+        }
+        let filled = seek(&self.file, SeekFrom::Hole(0)).is_ok_and(|hole| hole >= self.bytes);
+        if filled {
+            self.filled.store(now, Ordering::Release);
+        }
+        Ok(!filled)
     }
 
     fn log(&self, job: &Job, error: Errno) {

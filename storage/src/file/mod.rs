@@ -12,16 +12,20 @@
 //! whoever polls, so that from a reset's or a cancellation's end on nothing can write there.
 //!
 //! What is promised: a completed write is in the host's page cache, and durable after a flush, or
-//! at once with FUA or [`ImageOptions::durable`]. A failed `fdatasync` may have lost what was
+//! at once with FUA or [`ImageOptions::durable`]; so is what is zeroed or discarded, and what is
+//! read with FUA is durable before it is given. A failed `fdatasync` may have lost what was
 //! written before, and the kernel tells of it once: so from then on every flush and every durable
-//! write fails. Of a write that fails on a full file system nothing is changed if the request is
+//! write fails ([`durable`]). Of a write that fails on a full file system nothing is changed if the request is
 //! [`whole`](crate::Request::whole) and the file system can allocate in advance; one that fails for
 //! another reason, or that the host's own end cuts short, may be done in part: a file promises no
 //! more. A file that becomes shorter fails what is written and what is read beyond its end.
 
+mod durable;
 mod io;
 mod pool;
 mod queue;
+#[cfg(test)]
+mod seam;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -30,7 +34,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32},
+        atomic::{AtomicBool, AtomicU32, AtomicU64},
     },
 };
 
@@ -40,7 +44,7 @@ use rustix::{
 };
 use thiserror::Error;
 
-use self::{io::Disk, pool::Pool, queue::ImageQueue};
+use self::{durable::Durable, io::Disk, pool::Pool, queue::ImageQueue};
 use crate::{BlockDevice, Capabilities, Geometry, OpenError, Queue};
 
 /// How an image is opened.
@@ -138,8 +142,12 @@ impl Image {
             no_zero_range: AtomicBool::new(false),
             no_punch: AtomicBool::new(false),
             no_dsync: AtomicBool::new(false),
-            lost: AtomicBool::new(false),
+            durable: Durable::default(),
+            punched: AtomicU64::new(0),
+            filled: AtomicU64::new(0),
             logged: AtomicU32::new(0),
+            #[cfg(test)]
+            seam: seam::Seam::default(),
         };
         Ok(Self {
             pool: Arc::new(Pool::start(disk).map_err(io)?),

@@ -33,7 +33,7 @@ pub(super) struct Job {
     pub(super) buffer: Vec<u8>,
     /// As [`Request::whole`](crate::Request::whole).
     pub(super) whole: bool,
-    /// It is durable when it is done.
+    /// What it writes, or what it has read, is durable when it is done.
     pub(super) durable: bool,
     /// The round of its queue that it is of.
     pub(super) round: u64,

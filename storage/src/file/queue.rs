@@ -105,7 +105,12 @@ impl ImageQueue {
             return;
         };
         let request = &held.request;
-        let writes = matches!(request.op, Op::Write | Op::WriteZeroes);
+        let durable = match request.op {
+            Op::Write | Op::WriteZeroes | Op::Discard => request.fua || self.durable,
+            // What it finds is durable already where all writes are.
+            Op::Read | Op::Compare | Op::Verify => request.fua && !self.durable,
+            Op::Flush => false,
+        };
         let job = Job {
             slot,
             op: request.op,
@@ -114,7 +119,7 @@ impl ImageQueue {
             done: 0,
             buffer: std::mem::take(&mut held.buffer),
             whole: request.whole,
-            durable: writes && (request.fua || self.durable),
+            durable,
             round: self.inbox.round(),
             result: Ok(()),
         };

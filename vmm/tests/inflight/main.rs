@@ -4,6 +4,7 @@
 
 mod admin;
 mod fairness;
+mod flush;
 mod format;
 mod fused;
 #[path = "../support/held.rs"]

@@ -6,8 +6,8 @@ use std::{
 };
 
 use storage::{
-    BlockDevice, BlockQueue, Capabilities, Geometry, GuestRam, IoError, OpenError, Queue, Reaped,
-    Request, Submitted,
+    BlockDevice, BlockQueue, Capabilities, Geometry, GuestRam, IoError, Op, OpenError, Queue,
+    Reaped, Request, Submitted,
 };
 
 /// What all queues of the device obey.
@@ -23,6 +23,10 @@ pub(crate) struct Gate {
     pub(crate) deadly: bool,
     /// The request that came in last was to be durable when it ends.
     pub(crate) durable: bool,
+    /// It has a volatile cache.
+    pub(crate) volatile: bool,
+    /// Flushes that have come in, of all queues.
+    pub(crate) flushes: usize,
     /// Requests that have come in, of all queues.
     pub(crate) submitted: usize,
     /// Requests held now.
@@ -64,7 +68,7 @@ impl BlockDevice for Held {
         Capabilities {
             keeps_data: false,
             discard_zeroes: false,
-            volatile_cache: false,
+            volatile_cache: self.with(|gate| gate.volatile),
         }
     }
 
@@ -89,6 +93,7 @@ impl BlockQueue for HeldQueue {
             let full = self.waiting.len() >= gate.depth;
             gate.durable = request.fua;
             gate.submitted += usize::from(!full);
+            gate.flushes += usize::from(!full && request.op == Op::Flush);
             gate.held += usize::from(!full);
             full
         });

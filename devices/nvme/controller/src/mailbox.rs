@@ -72,6 +72,8 @@ pub(crate) enum Message {
         last: usize,
         ticket: AdminTicket,
     },
+    /// Flush, behind the commands in flight.
+    Flush { epoch: Epoch, ticket: AdminTicket },
     /// Abort a command.
     Abort {
         epoch: Epoch,
@@ -79,7 +81,7 @@ pub(crate) enum Message {
         cid: u16,
         ticket: AdminTicket,
     },
-    /// To shard 0: the answer to one of the last five.
+    /// To shard 0: the answer to one of the last six.
     Answer {
         epoch: Epoch,
         ticket: AdminTicket,
@@ -96,6 +98,10 @@ pub(crate) enum Answer {
     Turned,
     /// Nothing uses the namespaces.
     Drained,
+    /// What was written is durable.
+    Flushed,
+    /// It may not be.
+    NotFlushed,
     /// The command was aborted.
     Aborted,
     /// The command was not there, or could not be aborted.

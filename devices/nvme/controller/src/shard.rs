@@ -187,10 +187,12 @@ impl Lane {
         self.check_keep_alive(work);
         self.finish_deletions(work);
         self.finish_draining(work);
-        self.finish_quiescing(work.shared, work.now_ns);
+        self.finish_flushes(work);
+        self.finish_quiescing(work);
         let signalled = self.interrupts.flush(work.shared, work.now_ns);
         work.stats.interrupts.add(signalled.count);
-        let waits = self.io.waits() && self.moving(work.shared);
+        let moves = self.moving(work.shared) || self.io.only_flushes();
+        let waits = self.io.waits() && moves;
         let retry = waits.then(|| work.now_ns.saturating_add(RETRY_NS));
         let deadlines = [signalled.next_ns, retry, self.keep_alive_ns()];
         work.progress.deadline_ns = deadlines.into_iter().fold(None, earlier);
@@ -233,6 +235,9 @@ impl Lane {
     fn has_work(&self, shared: &Shared) -> bool {
         let mailbox = shared.mailboxes.get(self.id);
         if mailbox.is_some_and(|mailbox| !mailbox.is_empty()) {
+            return true;
+        }
+        if self.io.only_flushes() && self.io.runnable() {
             return true;
         }
         let nudged = mailbox.is_some_and(Mailbox::is_nudged);
@@ -474,10 +479,11 @@ impl Lane {
     /// Continues what is with the backends.
     fn reap(&mut self, work: &mut Work<'_>) -> Result<(), QueueFault> {
         let resetting = self.resetting();
-        if self.io.is_idle() || !(work.dma || resetting) {
+        let only_flushes = self.io.only_flushes();
+        if !only_flushes && (self.io.is_idle() || !(work.dma || resetting)) {
             return Ok(());
         }
-        if !work.dma {
+        if !work.dma && !only_flushes {
             // A reset goes on without the host's memory.
             self.io.cancel();
         }

@@ -16,9 +16,10 @@ use nvme_spec::{
 };
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{Admin, AdminContext, Handled, Outcome, clock::Clock, keep_alive::KeepAlive};
+use super::{Admin, AdminContext, Handled, Outcome, Wait, clock::Clock, keep_alive::KeepAlive};
 use crate::{
     config::{CacheMode, ControllerConfig},
+    mailbox::Message,
     shared::Shared,
     sync::lock,
     table::{self, FeatureKind},
@@ -282,10 +283,14 @@ impl Admin {
             FeatureKind::TemperatureThreshold => self.set_threshold(sqe.cdw11)?,
             FeatureKind::ErrorRecovery => self.set_error_recovery(cx, sqe)?,
             FeatureKind::VolatileWriteCache => {
+                let was = self.features.write_cache.wce();
                 let wce = VolatileWriteCache::from(sqe.cdw11).wce();
                 self.features.write_cache = VolatileWriteCache::new().with_wce(wce);
                 let through = &cx.shared.settings.write_through;
                 through.store(!wce, Ordering::Relaxed);
+                if was && !wce {
+                    return Ok(self.flush_all(cx));
+                }
             }
             FeatureKind::NumberOfQueues => {
                 let asked = NumberOfQueues::from(sqe.cdw11);
@@ -345,6 +350,18 @@ impl Admin {
             }
         }
         Ok(Outcome::SUCCESS)
+    }
+
+    /// Has every shard finish the writes it began while there was a write cache, and flush that.
+    fn flush_all(&mut self, cx: &AdminContext<'_>) -> Outcome {
+        let left = cx.shared.config.shards;
+        let failed = false;
+        let (epoch, ticket) = (cx.epoch, self.ticket(Wait::Flush { left, failed }));
+        for shard in 0..left {
+            let message = Message::Flush { epoch, ticket };
+            cx.shared.mailboxes.post(shard, message);
+        }
+        Outcome::Waits(ticket)
     }
 
     /// Temperature Threshold (Base 5.1.25.1.3). Only the composite temperature is there.

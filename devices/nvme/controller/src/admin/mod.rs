@@ -143,6 +143,11 @@ enum Wait {
         left: u16,
         plan: FormatPlan,
     },
+    /// For `left` shards.
+    Flush {
+        left: u16,
+        failed: bool,
+    },
     Abort,
 }
 
@@ -373,13 +378,13 @@ impl Admin {
         }
     }
 
-    /// A shard answers: the command to complete, and its dword 0.
+    /// A shard answers: the command to complete, its status and its dword 0.
     pub(crate) fn answered(
         &mut self,
         shared: &Shared,
         ticket: AdminTicket,
         answer: Answer,
-    ) -> Option<(Command, Sqe, u32)> {
+    ) -> Option<(Command, Sqe, Status, u32)> {
         let place = self.waiting.get_mut(usize::from(ticket))?;
         if let Some(Wait::Drain { left, .. }) = place.as_mut().map(|waiting| &mut waiting.what) {
             *left = left.saturating_sub(1);
@@ -392,7 +397,19 @@ impl Admin {
                 return None;
             }
         }
+        if let Some(Wait::Flush { left, failed }) = place.as_mut().map(|waiting| &mut waiting.what)
+        {
+            *left = left.saturating_sub(1);
+            *failed |= answer == Answer::NotFlushed;
+            if *left > 0 {
+                return None;
+            }
+        }
         let waiting = place.take()?;
+        let status = match waiting.what {
+            Wait::Flush { failed: true, .. } => Status::INTERNAL_ERROR,
+            _ => Status::SUCCESS,
+        };
         let dw0 = match (waiting.what, answer) {
             (Wait::DeleteSq { qid }, _) => {
                 self.queues.sq_deleted(shared, qid);
@@ -402,11 +419,12 @@ impl Admin {
                 self.queues.cq_deleted(shared, qid);
                 0
             }
-            (Wait::TurnDoorbells { .. } | Wait::Drain { .. }, _)
+            (Wait::TurnDoorbells { .. } | Wait::Drain { .. } | Wait::Flush { .. }, _)
             | (Wait::Abort, Answer::Aborted) => 0,
             (Wait::Abort, _) => ABORT_NOT_ABORTED,
         };
-        waiting.command.map(|(command, sqe)| (command, sqe, dw0))
+        let (command, sqe) = waiting.command?;
+        Some((command, sqe, status, dw0))
     }
 
     /// A namespace is not what it was: the host may want to hear of it (Base 5.1.2.1).

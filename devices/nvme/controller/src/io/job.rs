@@ -3,7 +3,7 @@
 use nvme_spec::queue::DsmRange;
 use storage::{Op, Request};
 
-use super::{fused::Fused, pieces::Pieces};
+use super::{fused::Fused, pieces::Pieces, prepare::writes_through};
 use crate::{
     admin::FormatPlan,
     namespace::Namespace,
@@ -83,6 +83,9 @@ impl Job {
             // A range without blocks asks for nothing.
             if let Some((offset, len)) = bytes.filter(|&(_, len)| len > 0) {
                 request.reset(request.tag, Op::Discard, offset, len);
+                // The last makes all of them durable.
+                let mut rest = self.ranges.iter().skip(self.next);
+                request.fua = writes_through(work) && rest.all(|range| range.nlb == 0);
                 return true;
             }
         }
@@ -95,6 +98,8 @@ impl Job {
         let erasure = namespace.map(Namespace::erasure);
         if let Some((op, bytes)) = erasure {
             request.reset(request.tag, op, 0, bytes);
+            // What was erased is not to come back.
+            request.fua = true;
         }
         erasure.is_some()
     }

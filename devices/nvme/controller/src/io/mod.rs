@@ -1,5 +1,6 @@
 //! I/O commands: checked, turned into storage requests, and finished (NVM 3.2).
 
+mod flush;
 mod fused;
 mod job;
 mod pieces;
@@ -16,10 +17,12 @@ use nvme_spec::{Sqe, Status, queue::DsmRange};
 use storage::{BlockQueue, IoError, Notify, Op, OpenError, Queue, Reaped, Request, Submitted};
 
 pub(crate) use self::{
+    flush::FlushFor,
     fused::{Half, is_first, is_pair},
     prepare::cost,
 };
 use self::{
+    flush::OwnFlush,
     job::Job,
     pieces::{Chance, Pieces},
     prepare::Prepared,
@@ -92,6 +95,11 @@ pub(crate) struct IoEngine {
     segments: usize,
     /// Scratch for reaping.
     reaped: Vec<Reaped>,
+    /// Commands begun so far.
+    begun: u64,
+    /// Flushes of the shard's own, one after the other, and the last one's tag.
+    flushes: VecDeque<OwnFlush>,
+    own_tag: u64,
 }
 
 /// A place for a command in flight. Its index is the request's tag.
@@ -101,6 +109,8 @@ struct Slot {
     /// Room for the ranges of a Dataset Management command, while there is none.
     ranges: Vec<DsmRange>,
     pending: Option<Pending>,
+    /// How many commands were begun before the last one here.
+    begun: u64,
     /// Why the request is deferred, if it is.
     waits_for: WaitsFor,
 }
@@ -146,6 +156,7 @@ impl IoEngine {
             waits_for: WaitsFor::Turn,
             ranges: Vec::new(),
             pending: None,
+            begun: 0,
         };
         let count = u16::try_from(IN_FLIGHT).unwrap_or(u16::MAX);
         Ok(Self {
@@ -161,6 +172,9 @@ impl IoEngine {
             retrying: VecDeque::with_capacity(IN_FLIGHT),
             segments,
             reaped: Vec::with_capacity(IN_FLIGHT),
+            begun: 0,
+            flushes: VecDeque::new(),
+            own_tag: 0,
         })
     }
 
@@ -181,21 +195,32 @@ impl IoEngine {
 
     /// Whether polling again now gets something done.
     pub(crate) fn runnable(&self) -> bool {
-        !self.is_idle() && (self.turns > 0 || self.queues.iter().any(Queue::runnable))
+        let any = !self.is_idle() || self.is_flushing();
+        any && (self.turns > 0 || self.queues.iter().any(Queue::runnable))
     }
 
     /// Whether commands wait for something that nobody will tell of: their backend.
     pub(crate) fn waits(&self) -> bool {
-        if self.is_idle() || self.runnable() {
+        if (self.is_idle() && !self.is_flushing()) || self.runnable() {
             return false;
         }
-        // What is full has something pending, and with that it rings.
-        let silent = self.queues.iter().zip(&self.rings);
-        let mut silent = silent.filter(|(_, rings)| !**rings);
-        match self.rooms > 0 {
-            true => silent.next().is_some() || self.queues.iter().all(|q| q.pending() == 0),
-            false => silent.any(|(queue, _)| queue.pending() > 0),
+        let mut backends = self.queues.iter().zip(&self.rings);
+        if backends.any(|(queue, rings)| !rings && queue.pending() > 0) {
+            return true;
         }
+        self.flush_waits()
+            || (self.rooms > 0 && self.deferred.iter().any(|&tag| self.is_unheard(tag)))
+    }
+
+    /// Whether a deferred request waits for the room of a backend that has nothing pending of this
+    /// shard: with what is pending it rings, and then there is room.
+    fn is_unheard(&self, tag: u16) -> bool {
+        let slot = self.slots.get(usize::from(tag));
+        let pending = slot
+            .filter(|slot| slot.waits_for == WaitsFor::Room)
+            .and_then(|slot| slot.pending.as_ref());
+        let queue = pending.and_then(|pending| self.queues.get(pending.job.namespace));
+        queue.is_some_and(|queue| queue.pending() == 0)
     }
 
     /// Starts a command; the caller has made sure of [`room`](Self::room).
@@ -268,6 +293,8 @@ impl IoEngine {
     fn take_slot(&mut self) -> Option<(u16, Box<Request>, Job)> {
         let tag = self.free.pop()?;
         let slot = self.slots.get_mut(usize::from(tag))?;
+        slot.begun = self.begun;
+        self.begun += 1;
         let request = slot.request.take()?;
         Some((tag, request, Job::new(std::mem::take(&mut slot.ranges))))
     }
@@ -452,6 +479,9 @@ impl IoEngine {
         }
         for (mut request, result) in reaped.drain(..) {
             let tag = request.tag;
+            if self.take_flush(tag, result) {
+                continue;
+            }
             let Some(mut pending) = self.slot(tag).and_then(|slot| slot.pending.take()) else {
                 continue;
             };

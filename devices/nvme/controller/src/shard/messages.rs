@@ -6,6 +6,7 @@ use super::{Lane, format::Draining};
 use crate::{
     command::Command,
     ids::{AdminTicket, Epoch},
+    io::FlushFor,
     lifecycle::{Event, Lifecycle},
     mailbox::{Answer, Message},
     queue::QueueFault,
@@ -22,6 +23,8 @@ pub(super) struct Quiescing {
     pub(super) round: Epoch,
     /// A reset: queues are dropped.
     pub(super) drop_queues: bool,
+    /// Of a shutdown: what the commands wrote is being flushed.
+    flushing: bool,
 }
 
 impl Lane {
@@ -89,6 +92,9 @@ impl Lane {
                         ticket,
                     });
                 }
+                Message::Flush { epoch, ticket } if epoch == self.epoch => {
+                    self.io.flush(FlushFor::Command(ticket));
+                }
                 Message::Abort {
                     epoch,
                     sqid,
@@ -127,8 +133,13 @@ impl Lane {
     /// Fetches no more; a reset also drops what no backend has taken.
     fn quiesce(&mut self, shared: &Shared, round: Epoch, drop_queues: bool) {
         self.running = false;
-        self.quiescing = Some(Quiescing { round, drop_queues });
+        self.quiescing = Some(Quiescing {
+            round,
+            drop_queues,
+            flushing: false,
+        });
         if drop_queues {
+            self.io.forget_flushes();
             self.epoch = round;
             self.halted = false;
             self.turning = None;
@@ -235,10 +246,11 @@ impl Lane {
         let Some(admin) = &mut self.admin else {
             return Ok(());
         };
-        let Some((command, sqe, dw0)) = admin.answered(work.shared, ticket, answer) else {
+        let answered = admin.answered(work.shared, ticket, answer);
+        let Some((command, sqe, status, dw0)) = answered else {
             return Ok(());
         };
-        self.complete(work, command, &sqe, Status::SUCCESS, dw0)
+        self.complete(work, command, &sqe, status, dw0)
     }
 
     /// Tells shard 0 of doorbells whose values come from memory alone now. Before it is told that
@@ -258,15 +270,53 @@ impl Lane {
         }
     }
 
+    /// Goes on with flushes that no command asked for, and says which are done.
+    pub(super) fn finish_flushes(&mut self, work: &Work<'_>) {
+        while let Some((whom, result)) = self.io.flushed(work) {
+            match (whom, result) {
+                (FlushFor::Command(ticket), Ok(())) => {
+                    self.answer(work.shared, ticket, Answer::Flushed);
+                }
+                (FlushFor::Command(ticket), Err(_)) => {
+                    self.answer(work.shared, ticket, Answer::NotFlushed);
+                }
+                (FlushFor::Shutdown, Ok(())) => {}
+                // The host is not told of it: there is nothing more that it could do.
+                (FlushFor::Shutdown, Err(error)) if work.shared.may_warn() => {
+                    tracing::warn!(%error, "what was written may not outlive the shutdown");
+                }
+                (FlushFor::Shutdown, Err(_)) => {}
+            }
+        }
+    }
+
     /// Reports a reset or shutdown when nothing is in flight any more.
-    pub(super) fn finish_quiescing(&mut self, shared: &Shared, now_ns: u64) {
-        let Some(Quiescing { round, drop_queues }) = self.quiescing else {
+    pub(super) fn finish_quiescing(&mut self, work: &Work<'_>) {
+        let Some(Quiescing {
+            round,
+            drop_queues,
+            flushing,
+        }) = self.quiescing
+        else {
             return;
         };
+        let shared = work.shared;
         // A shutdown also completes the admin commands that wait for shards to answer.
         let waiting = self.admin.as_ref().is_some_and(|admin| admin.has_waiting());
         if !self.io.is_idle() || !self.unposted.is_empty() || (waiting && !drop_queues) {
             return;
+        }
+        if !drop_queues {
+            if !flushing {
+                // From its end on the host may switch the power off (Base 3.6.1).
+                self.io.flush(FlushFor::Shutdown);
+                let flushing = self.quiescing.as_mut().map(|it| &mut it.flushing);
+                flushing.into_iter().for_each(|it| *it = true);
+                self.finish_flushes(work);
+            }
+            if self.io.is_flushing() {
+                return;
+            }
         }
         self.quiescing = None;
         if !drop_queues {
@@ -275,7 +325,7 @@ impl Lane {
             }
         } else {
             if let Some(admin) = &mut self.admin {
-                for command in admin.reset(shared, now_ns) {
+                for command in admin.reset(shared, work.now_ns) {
                     self.rings.hand_back(command);
                 }
             }
