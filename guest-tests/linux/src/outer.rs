@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 ///
 /// - CMPXCHG16B leaves what is no flag in EFLAGS. An interrupt that comes at once saves that, TF, DF
 ///   and NT included, and what was interrupted goes on with them. Kernels allocate memory by this
-///   instruction: one boot in four or so crashed.
+///   instruction: about one boot in eight crashed.
 /// - XSETBV of a guest's guest comes to no exit, so that KVM does not know of it and CPUID's leaf Dh
 ///   goes on telling the size of an empty XCR0. Linux then does without XSAVE, and 7.3 crashes on
 ///   the way there. What needs XSAVE goes with it; QEMU does not take it away by itself.
