@@ -145,7 +145,7 @@ impl fmt::Display for Finding {
                 Ok(())
             }
             Self::Lost { write, part } => {
-                write!(f, "lost       {write} was durable:")?;
+                write!(f, "lost       {write} must be there:")?;
                 match part.holds {
                     Some(holds) => write!(f, "\n           {part}: older {holds}"),
                     None => write!(f, "\n           {part}: older ones"),

@@ -27,6 +27,7 @@ pub mod journal;
 pub mod limits;
 pub mod page;
 pub mod random;
+pub mod recent;
 pub mod region;
 pub mod size;
 pub mod target;

@@ -6,12 +6,13 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IsTerminal, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use ferrite_dbpage::error::Error;
 use ferrite_dbpage::findings::Finding;
 use ferrite_dbpage::region::{self, HEADER};
 use ferrite_dbpage::size::{parse, show};
@@ -39,7 +40,7 @@ enum Command {
     Write(Write),
     /// Find pages that are torn, lost or not ours
     Verify(Verify),
-    /// Print block size and atomic write units as the kernel tells them
+    /// Print what it is, its block size and atomic write units as the kernel tells them
     Limits(Limits),
 }
 
@@ -79,6 +80,9 @@ struct Init {
     /// Bytes of the region, 64K of which are its header's [default: 64M, or what the device has]
     #[arg(long, value_name = "SIZE", value_parser = parse)]
     length: Option<u64>,
+    /// Make the file if it is not there; never among devices
+    #[arg(long)]
+    create: bool,
 }
 
 #[derive(Args)]
@@ -94,7 +98,7 @@ struct Write {
     /// Threads that write
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
-    /// Threads that read pages meanwhile, and report those of which they see a part
+    /// Threads that read pages meanwhile, and report those of which they see a part, or old ones
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
     readers: u32,
     /// Pages to write [default: 10000]
@@ -207,8 +211,14 @@ struct Made<'a> {
 
 fn init(options: &Init) -> anyhow::Result<bool> {
     let place = &options.place;
-    let (caching, id) = (place.caching(), any_number());
-    let region = region::init(&place.target, caching, place.offset, options.length, id)?;
+    let plan = region::Plan {
+        caching: place.caching(),
+        create: options.create,
+        offset: place.offset,
+        length: options.length,
+        id: any_number(),
+    };
+    let region = region::init(&place.target, &plan)?;
     if place.json {
         say_json(&Made {
             target: &place.target,
@@ -231,6 +241,15 @@ fn init(options: &Init) -> anyhow::Result<bool> {
 
 fn write_pages(options: &Write) -> anyhow::Result<bool> {
     let place = &options.place;
+    if place.json && options.journal.as_deref() == Some(Path::new("-")) {
+        let error = Error::Option {
+            option: "--journal",
+            value: "-".into(),
+            rule: "with --json there is nothing but the object on standard output".into(),
+            would_do: "a file, or no --json, would do".into(),
+        };
+        return Err(error.into());
+    }
     let seed = options.seed.unwrap_or_else(any_number);
     let plan = write::Plan {
         caching: if options.atomic {
@@ -278,7 +297,7 @@ fn write_pages(options: &Write) -> anyhow::Result<bool> {
                 "these"
             };
             say(&format!(
-                "read          {} pages, parts of writes in {more}\n",
+                "read          {} pages, parts of writes or older ones in {more}\n",
                 report.reads
             ))?;
             say(&list(&report.mixes, 20))?;
@@ -341,6 +360,7 @@ fn list(findings: &[Finding], most: usize) -> String {
 #[derive(Serialize)]
 struct Told<'a> {
     target: &'a PathBuf,
+    is_device: bool,
     length: u64,
     block: u64,
     atomic: ferrite_dbpage::limits::AtomicLimits,
@@ -348,9 +368,10 @@ struct Told<'a> {
 
 fn limits(options: &Limits) -> anyhow::Result<bool> {
     let place = &options.place;
-    let target = Target::open(&place.target, Access::Read, place.caching())?;
+    let target = Target::open(&place.target, Access::Look, place.caching())?;
     let told = Told {
         target: &place.target,
+        is_device: target.is_device(),
         length: target.length(),
         block: target.block(),
         atomic: target.atomic(),
@@ -366,7 +387,12 @@ fn limits(options: &Limits) -> anyhow::Result<bool> {
             format!("{} to {}, at multiples of their size", show(min), show(max))
         };
         say(&format!(
-            "length        {}\nwritten by    {}\natomic writes {units}\n",
+            "target        {}\nlength        {}\nwritten by    {}\natomic writes {units}\n",
+            if told.is_device {
+                "a block device"
+            } else {
+                "a file"
+            },
             show(told.length),
             show(told.block),
         ))?;

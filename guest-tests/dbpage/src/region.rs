@@ -128,6 +128,7 @@ impl Region {
             why,
         };
         aligned("--offset", offset)?;
+        check_block(target)?;
         if offset.saturating_add(HEADER) > target.length() {
             return Err(none("it ends before"));
         }
@@ -179,6 +180,23 @@ fn put_header(target: &Target, offset: u64, sector: &[u8]) -> Result<(), Error> 
     target.sync()
 }
 
+/// The header is one block, in front of the first page.
+fn check_block(target: &Target) -> Result<(), Error> {
+    if target.block() <= HEADER {
+        return Ok(());
+    }
+    Err(Error::Option {
+        option: "TARGET",
+        value: target.path().display().to_string(),
+        rule: format!(
+            "it is written by {}, and a region's header has {}",
+            show(target.block()),
+            show(HEADER)
+        ),
+        would_do: format!("blocks of up to {} would do", show(HEADER)),
+    })
+}
+
 fn aligned(option: &'static str, value: u64) -> Result<(), Error> {
     if value.is_multiple_of(STRIDE) {
         return Ok(());
@@ -191,24 +209,44 @@ fn aligned(option: &'static str, value: u64) -> Result<(), Error> {
     })
 }
 
+/// What region to make.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Whether to write through the page cache.
+    pub caching: Caching,
+    /// Whether a file that is not there is made.
+    pub create: bool,
+    /// Where the region begins, in bytes from the target's beginning.
+    pub offset: u64,
+    /// Bytes of the region; without it [`USUAL`], or what there is of a device.
+    pub length: Option<u64>,
+    /// What its sectors are told from others by.
+    pub id: u64,
+}
+
 /// Makes a region: pages of version 0 all over it, and a header. What was there is lost.
-/// `length` is of the region; without it [`USUAL`] or what there is of a device.
 ///
 /// # Errors
-/// A length or offset that cannot be; what the kernel says.
-pub fn init(
-    path: &Path,
-    caching: Caching,
-    offset: u64,
-    length: Option<u64>,
-    id: u64,
-) -> Result<Region, Error> {
+/// A target, length or offset that cannot be; what the kernel says.
+pub fn init(path: &Path, plan: &Plan) -> Result<Region, Error> {
+    let &Plan {
+        caching,
+        create,
+        offset,
+        length,
+        id,
+    } = plan;
     aligned("--offset", offset)?;
     if let Some(length) = length {
         aligned("--length", length)?;
         check_length(length)?;
     }
-    let mut target = Target::open(path, Access::Create, caching)?;
+    let access = match create {
+        true => Access::Create,
+        false => Access::Write,
+    };
+    let mut target = Target::open(path, access, caching)?;
+    check_block(&target)?;
     let length = length.unwrap_or_else(|| {
         let room = target.length().saturating_sub(offset) / STRIDE * STRIDE;
         if target.is_device() {
@@ -304,7 +342,8 @@ pub fn check_page(region: &Region, target: &Target, size: u64, step: u64) -> Res
 
 #[cfg(test)]
 mod tests {
-    use super::{HEADER, Region};
+    use super::{HEADER, Region, check_block};
+    use crate::target::{Access, Caching, Target};
 
     const REGION: Region = Region {
         id: 5,
@@ -332,5 +371,20 @@ mod tests {
         assert_eq!(REGION.places(16_384, 4096), (first, 13));
         assert_eq!(REGION.places(64 << 10, 512), (first, 1));
         assert_eq!(REGION.places(128 << 10, 128 << 10).1, 0);
+    }
+
+    #[test]
+    fn blocks_that_a_header_has_no_room_for_are_refused_with_the_rule() {
+        let target = |block| {
+            let file = tempfile::NamedTempFile::new().expect("a file");
+            let target = Target::open(file.path(), Access::Read, Caching::Usual);
+            target.expect("a target").with_block(block)
+        };
+        assert!(check_block(&target(64 << 10)).is_ok());
+        for kib in [128, 1024] {
+            let found = Region::find(&target(kib << 10), 0);
+            let said = found.expect_err("refused").to_string();
+            assert!(said.contains("blocks of up to 64K would do"), "{said}");
+        }
     }
 }

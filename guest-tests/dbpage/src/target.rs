@@ -3,8 +3,9 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, StatxFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::error::Error;
@@ -33,13 +34,23 @@ pub enum Caching {
 /// What a target is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
-    /// To look at it.
+    /// To ask what it is, whoever else uses it.
+    Look,
+    /// To read pages that nobody overwrites.
     Read,
-    /// To overwrite pages.
+    /// To overwrite pages that nobody else does. Of a block device nothing is mounted.
     Write,
-    /// To make a region; a file that is not there is made.
+    /// The same; a file that is not there is made.
     Create,
 }
+
+/// How long others may hold a target before we give up: what looks at drives when they change
+/// (udev) has a lock on them for moments.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Where devices are. A file there is one that was made by mistake, for the device was not.
+const DEVICES: &str = "/dev";
+/// Where they are not, in spite of its name.
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// How a page is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,42 +77,46 @@ impl Target {
     /// Opens `path`.
     ///
     /// # Errors
-    /// What the kernel says, and what it is not taken for: folders, pipes, character devices.
+    /// What the kernel says; what is not there, or used by somebody else; what is not taken for a
+    /// target: folders, pipes, character devices, files among devices.
     pub fn open(path: &Path, access: Access, caching: Caching) -> Result<Self, Error> {
         let name = path.display();
-        let mut flags = match access {
-            Access::Read => OFlags::RDONLY,
-            Access::Write => OFlags::RDWR,
-            Access::Create => OFlags::RDWR | OFlags::CREATE,
-        };
-        flags |= OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let plain = |flags| {
-            rustix::fs::open(path, flags, mode).map_err(Error::system(format!("open {name}")))
-        };
-        let mut file = plain(flags)?;
-        let kind = rustix::fs::fstat(&file)
-            .map_err(Error::system(format!("stat {name}")))?
-            .st_mode;
-        let kind = FileType::from_raw_mode(kind);
-        let is_device = kind == FileType::BlockDevice;
-        if !is_device && kind != FileType::RegularFile {
-            return Err(Error::Option {
-                option: "TARGET",
-                value: name.to_string(),
-                rule: "pages are written to files and block devices".into(),
-                would_do: "/dev/nvme0n1 or a file's name would do".into(),
-            });
-        }
+        let kind = kind_of(path, access)?;
+        let is_device = kind == Some(FileType::BlockDevice);
         let direct = match caching {
             Caching::Usual => is_device,
             Caching::Direct => true,
             Caching::Buffered => false,
         };
-        if direct {
-            file = rustix::fs::open(path, flags | OFlags::DIRECT, mode)
-                .map_err(Error::system(format!("open {name} for direct I/O")))?;
+        let mut flags = OFlags::CLOEXEC;
+        flags |= match access {
+            Access::Look | Access::Read => OFlags::RDONLY,
+            Access::Write | Access::Create => OFlags::RDWR,
+        };
+        flags.set(OFlags::DIRECT, direct);
+        if kind.is_none() {
+            // No link is followed to a place that was not looked at.
+            flags |= OFlags::CREATE | OFlags::EXCL;
+        } else if is_device && flags.contains(OFlags::RDWR) {
+            // The kernel refuses a device that is mounted, or in use so by somebody else.
+            flags |= OFlags::EXCL;
         }
+        let what = match direct {
+            true => format!("open {name} for direct I/O"),
+            false => format!("open {name}"),
+        };
+        let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|source| {
+            if is_device && source == Errno::BUSY {
+                return in_use(path, "the device is mounted or otherwise in use");
+            }
+            Error::system(what)(source)
+        })?;
+        let opened = rustix::fs::fstat(&file).map_err(Error::system(format!("stat {name}")))?;
+        let opened = FileType::from_raw_mode(opened.st_mode);
+        if opened != kind.unwrap_or(FileType::RegularFile) {
+            return Err(in_use(path, "it became something else meanwhile"));
+        }
+        lock(&file, path, access)?;
         let length = rustix::fs::seek(&file, SeekFrom::End(0))
             .map_err(Error::system(format!("seek to the end of {name}")))?;
         let mut target = Self {
@@ -202,6 +217,12 @@ impl Target {
         Ok(())
     }
 
+    /// The same with blocks of other bytes, for tests of devices that are not there.
+    #[cfg(test)]
+    pub(crate) fn with_block(self, block: u64) -> Self {
+        Self { block, ..self }
+    }
+
     /// Fills `bytes` from `offset`.
     ///
     /// # Errors
@@ -254,6 +275,95 @@ impl Target {
     fn failed(&self, what: &str, bytes: usize, offset: u64) -> impl FnOnce(Errno) -> Error {
         let path = self.path.display();
         Error::system(format!("{path}: {what} {bytes} bytes at {offset}"))
+    }
+}
+
+/// What there is at `path`; nothing if a file is to be made there.
+fn kind_of(path: &Path, access: Access) -> Result<Option<FileType>, Error> {
+    let name = path.display();
+    let refuse = |rule: &str, would_do: &str| {
+        Err(Error::Option {
+            option: "TARGET",
+            value: name.to_string(),
+            rule: rule.into(),
+            would_do: would_do.into(),
+        })
+    };
+    let device = "the name of a device that is there, or of a file elsewhere, would do";
+    let kind = match rustix::fs::stat(path) {
+        Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+        Err(Errno::NOENT) if access == Access::Create => {
+            let folder = match path.parent() {
+                Some(folder) if folder != Path::new("") => folder,
+                _ => Path::new("."),
+            };
+            return match is_among_devices(folder) {
+                true => refuse("there is no such device, and no file is made there", device),
+                false => Ok(None),
+            };
+        }
+        Err(Errno::NOENT) => {
+            return refuse(
+                "there is no such file or device",
+                "`ferrite-dbpage init --create` makes a file",
+            );
+        }
+        Err(source) => return Err(Error::system(format!("stat {name}"))(source)),
+    };
+    match kind {
+        FileType::BlockDevice => Ok(Some(kind)),
+        FileType::RegularFile if is_among_devices(path) => {
+            refuse("it is a file where devices are", device)
+        }
+        FileType::RegularFile => Ok(Some(kind)),
+        _ => refuse(
+            "pages are written to files and block devices",
+            "/dev/nvme0n1 or a file's name would do",
+        ),
+    }
+}
+
+fn is_among_devices(path: &Path) -> bool {
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    path.starts_with(DEVICES) && !path.starts_with(SHARED_MEMORY)
+}
+
+/// Sees that whoever writes is alone, for versions and the order of runs are one writer's, and that
+/// nobody writes what is judged.
+fn lock(file: &OwnedFd, path: &Path, access: Access) -> Result<(), Error> {
+    let (operation, rule) = match access {
+        Access::Look => return Ok(()),
+        Access::Read => (
+            FlockOperation::NonBlockingLockShared,
+            "somebody writes to it (its lock is taken), and what is judged has to be at rest",
+        ),
+        Access::Write | Access::Create => (
+            FlockOperation::NonBlockingLockExclusive,
+            "somebody uses it (its lock is taken), and one `init` or `write` at a time may",
+        ),
+    };
+    let began = Instant::now();
+    loop {
+        match rustix::fs::flock(file, operation) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if began.elapsed() < PATIENCE => {
+                std::thread::park_timeout(PATIENCE / 40);
+            }
+            Err(Errno::WOULDBLOCK) => return Err(in_use(path, rule)),
+            Err(Errno::INTR) => {}
+            Err(source) => {
+                return Err(Error::system(format!("lock {}", path.display()))(source));
+            }
+        }
+    }
+}
+
+fn in_use(path: &Path, rule: &str) -> Error {
+    Error::Option {
+        option: "TARGET",
+        value: path.display().to_string(),
+        rule: rule.into(),
+        would_do: "another target, or this one later, would do".into(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -12,9 +12,10 @@ use crate::buffer::Buffer;
 use crate::error::Error;
 use crate::findings::Finding;
 use crate::history::Seen;
-use crate::journal::{Journal, Line, Record};
+use crate::journal::{Journal, Line};
 use crate::page::{self, Write};
 use crate::random::Random;
+use crate::recent::Recent;
 use crate::region::{Region, check_page};
 use crate::target::{Access, Caching, How, Target};
 use crate::version::Clock;
@@ -83,7 +84,7 @@ pub struct Report {
     pub reads: u64,
     /// Seconds it took.
     pub seconds: f64,
-    /// Reads that saw a part of a write.
+    /// Reads that saw a part of a write, or what was over before one that was over.
     pub mixes: Vec<Finding>,
 }
 
@@ -126,6 +127,7 @@ pub fn run(path: &Path, plan: &Plan, progress: impl FnMut(u64)) -> Result<Report
         syncs: AtomicU64::new(0),
         reads: AtomicU64::new(0),
         over: AtomicBool::new(false),
+        recent: Mutex::new(Recent::default()),
         mixes: Mutex::new(Vec::new()),
     };
     work.threads(progress)?;
@@ -160,6 +162,8 @@ struct Work<'a> {
     reads: AtomicU64,
     /// Readers stop; writers too, if one of them failed.
     over: AtomicBool,
+    /// What readers judge by.
+    recent: Mutex<Recent>,
     mixes: Mutex<Vec<Finding>>,
 }
 
@@ -253,8 +257,11 @@ impl Work<'_> {
             };
             page::fill(bytes, self.region.id, write);
             self.target.write(offset, bytes, how)?;
-            self.journal
-                .note(Line::Ack(write, self.clock.now(), how.dsync))?;
+            let end = self.clock.now();
+            if self.plan.readers > 0 {
+                self.recent().ended(write, end);
+            }
+            self.journal.note(Line::Ack(write, end, how.dsync))?;
             self.writes.fetch_add(1, Ordering::Relaxed);
             self.bytes.fetch_add(size, Ordering::Relaxed);
             unsynced += 1;
@@ -277,6 +284,10 @@ impl Work<'_> {
         self.journal.note(Line::Sync(before))
     }
 
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn reader(&self, number: u32) -> Result<(), Error> {
         let seed = !self.plan.seed ^ (u64::from(number) << 32);
         let mut random = Random::new(seed);
@@ -284,11 +295,13 @@ impl Work<'_> {
         while !self.over.load(Ordering::Relaxed) {
             let (offset, size) = self.place(&mut random);
             let bytes = buffer.first_mut(usize::try_from(size).unwrap_or_default());
+            let must_be_seen = self.recent().must_be_seen(offset, size);
             self.target.read(offset, bytes)?;
             self.reads.fetch_add(1, Ordering::Relaxed);
             let mut seen = Seen::new(self.region.id, offset);
             seen.add(bytes);
-            let found = seen.judge(&Record::default(), self.region.run);
+            let record = self.recent().record(seen.writes(), must_be_seen);
+            let found = seen.judge(&record, self.region.run);
             if !found.is_empty() {
                 let mut mixes = self.mixes.lock().unwrap_or_else(PoisonError::into_inner);
                 let room = MIXES.saturating_sub(mixes.len());
