@@ -11,6 +11,7 @@
 mod held;
 mod looks;
 mod many;
+mod odd_times;
 
 use std::{
     collections::BTreeMap,

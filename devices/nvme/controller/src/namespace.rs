@@ -91,7 +91,7 @@ impl Namespace {
     }
 
     /// The index of the current format, or of the one before the Format NVM that is under way.
-    fn index(&self) -> u8 {
+    pub(crate) fn index(&self) -> u8 {
         self.state.load(Ordering::Acquire) & !FORMATTING
     }
 

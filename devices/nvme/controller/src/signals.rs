@@ -39,7 +39,8 @@ pub trait Clock: Send + Sync {
 /// Called by any thread, several at once, in the middle of what the event is about: an implementer
 /// must not block, and must not call the controller. It drops what it cannot take, and counts that.
 pub trait Trace: Send + Sync {
-    /// A command has ended, once for each that ends while tracing is on. It may rely on order: the events of a submission queue come in the order of its completions.
+    /// A command has ended, once for each that is fetched and ends while tracing is on; where the
+    /// controller also records or counts, whenever it was fetched. It may rely on order: the events of a submission queue come in the order of its completions.
     fn command(&self, event: &CommandEvent);
 
     /// The controller's lifecycle took a step, whether tracing is on or not.

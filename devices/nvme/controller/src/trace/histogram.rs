@@ -148,7 +148,11 @@ mod tests {
             );
         }
         assert_eq!(latency.permille_ns(1000), Some(1_000_000));
-        assert_eq!(latency.permille_ns(0), Some(101), "the least, of 96 to 101");
+        assert_eq!(
+            latency.permille_ns(0),
+            Some(103),
+            "the least, of 100 to 103"
+        );
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! its shard's table of commands under way, which travels with the slot and beyond it: commands that
 //! hand their slot back (an Asynchronous Event Request, the Abort of one) keep the tag. The end
 //! takes the tag back, so that each command ends once; what a reset leaves behind is ended by it.
+//! A command that is fetched while there is neither recorder nor counter and tracing is off has no
+//! tag: it is not told of when tracing is switched on before its end.
 //!
 //! Time. The core has no clock. Times are those of the polls, unless the watch has a
 //! [`Clock`](crate::Clock) and tracing or statistics are on: then it is read once for the entries
@@ -83,12 +85,19 @@ impl Tag {
     pub(crate) const NONE: Self = Self(u16::MAX);
 }
 
+/// A time that every shard stores, on a line of its own: what lies beside it is read for each
+/// command.
+#[derive(Default)]
+#[repr(align(128))]
+struct Polled(AtomicU64);
+
 /// What the shards and those who ask have in common.
 pub(crate) struct Watcher {
     watch: Watch,
     tracing: AtomicBool,
-    /// The time of the last poll of any shard, for events that no shard sees.
-    polled_ns: AtomicU64,
+    /// The time of the last poll of any shard, for events that no shard sees, where there is no
+    /// clock to ask.
+    polled_ns: Polled,
     shards: Vec<Arc<Records>>,
     counters: Option<Counters>,
 }
@@ -104,7 +113,7 @@ impl Watcher {
         let records = |shard| Arc::new(Records::new(shard == 0, watch.recorder));
         Some(Arc::new(Self {
             tracing: AtomicBool::new(watch.tracing && watch.trace.is_some()),
-            polled_ns: AtomicU64::new(0),
+            polled_ns: Polled::default(),
             shards: shards.map(records).collect(),
             counters: watch.statistics.then(|| Counters::new(config)),
             watch,
@@ -120,6 +129,18 @@ impl Watcher {
 
     pub(crate) fn is_tracing(&self) -> bool {
         self.tracing.load(Ordering::Relaxed)
+    }
+
+    /// Whether what a command does goes anywhere.
+    fn follows(&self) -> bool {
+        self.watch.recorder > 0 || self.counters.is_some() || self.is_tracing()
+    }
+
+    /// A shard polls at this time.
+    fn polled(&self, now_ns: u64) {
+        if self.watch.trace.is_some() && self.watch.clock.is_none() {
+            self.polled_ns.0.store(now_ns, Ordering::Relaxed);
+        }
     }
 
     /// The commands that the flight recorder keeps, and those under way, oldest end first.
@@ -146,7 +167,7 @@ impl Watcher {
             let clock = self.watch.clock.as_ref();
             trace.lifecycle(&LifecycleEvent {
                 time_ns: clock.map_or_else(
-                    || self.polled_ns.load(Ordering::Relaxed),
+                    || self.polled_ns.0.load(Ordering::Relaxed),
                     |clock| clock.now_ns(),
                 ),
                 from,

@@ -1,6 +1,6 @@
 //! A shard's eye on its commands.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use nvme_spec::Sqe;
 
@@ -43,9 +43,7 @@ impl Observer {
     /// A poll begins.
     pub(crate) fn poll(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
-        if self.watcher.watch.trace.is_some() {
-            self.watcher.polled_ns.store(now_ns, Ordering::Relaxed);
-        }
+        self.watcher.polled(now_ns);
     }
 
     /// Entries were copied.
@@ -62,6 +60,9 @@ impl Observer {
 
     /// A command begins, one of the entries that were copied last.
     pub(crate) fn begin(&mut self, sqid: u16, sqe: &Sqe) -> Tag {
+        if !self.watcher.follows() {
+            return Tag::NONE;
+        }
         let Some(place) = self.free.pop() else {
             debug_assert!(false, "more commands are under way than can be");
             return Tag::NONE;
@@ -87,7 +88,8 @@ impl Observer {
             return;
         };
         self.free.push(tag.0);
-        let ended_ns = self.time();
+        // The clock may have been asked at the fetch and not be now: the poll began before.
+        let ended_ns = self.time().max(held.fetched_ns);
         let event = CommandEvent {
             shard: self.shard,
             sqid: held.sqid,
@@ -121,12 +123,92 @@ impl Observer {
     }
 }
 
-/// Bytes that a command with blocks is about, in the format that its namespace has.
+/// Bytes that a command with blocks is about, in the format that its namespace has: a Format NVM
+/// that is under way waits for the command.
 fn bytes(shared: &Shared, event: &CommandEvent) -> u64 {
     let Some((_, nlb)) = event.blocks() else {
         return 0;
     };
     let namespace = shared.namespace(event.sqe.nsid);
-    let format = namespace.and_then(|namespace| namespace.current().ok());
+    let format = namespace.and_then(|namespace| namespace.format(namespace.index()));
     format.map_or(0, |format| nlb << format.lba_shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::{
+        config::ControllerConfig,
+        signals::{Clock, Trace},
+        trace::{LifecycleEvent, Polled, Watch},
+    };
+
+    struct Nobody;
+
+    impl Trace for Nobody {
+        fn command(&self, _: &CommandEvent) {}
+
+        fn lifecycle(&self, _: &LifecycleEvent) {}
+    }
+
+    impl Clock for Nobody {
+        fn now_ns(&self) -> u64 {
+            9
+        }
+    }
+
+    fn observer(watch: Watch) -> Observer {
+        let config = ControllerConfig {
+            watch: Watch {
+                trace: Some(Arc::new(Nobody)),
+                ..watch
+            },
+            ..ControllerConfig::default()
+        };
+        let watcher = Watcher::new(&config).expect("watched");
+        let records = watcher.records(0).expect("a shard");
+        Observer {
+            shard: 0,
+            watcher,
+            records,
+            free: vec![1, 0],
+            fetched_ns: 0,
+            now_ns: 0,
+        }
+    }
+
+    #[test]
+    fn what_goes_nowhere_is_not_written_down() {
+        let mut silent = observer(Watch::default());
+        assert_eq!(silent.begin(1, &Sqe::default()), Tag::NONE);
+        assert_eq!(silent.watcher.recorded(), []);
+        assert!(silent.watcher.set_tracing(true));
+        assert_eq!(silent.begin(1, &Sqe::default()), Tag(0));
+        assert_eq!(silent.watcher.recorded().len(), 1);
+        for (recorder, statistics) in [(1, false), (0, true)] {
+            let mut kept = observer(Watch {
+                recorder,
+                statistics,
+                ..Watch::default()
+            });
+            assert_eq!(kept.begin(1, &Sqe::default()), Tag(0));
+        }
+    }
+
+    #[test]
+    fn polls_tell_the_others_the_time_only_where_there_is_no_clock() {
+        let polled = |observer: &Observer| observer.watcher.polled_ns.0.load(Ordering::Relaxed);
+        let mut without = observer(Watch::default());
+        without.poll(5);
+        assert_eq!(polled(&without), 5);
+        let mut with = observer(Watch {
+            clock: Some(Arc::new(Nobody)),
+            ..Watch::default()
+        });
+        with.poll(5);
+        assert_eq!(polled(&with), 0);
+        assert!(align_of::<Polled>() >= 128, "beside what others read");
+    }
 }
