@@ -28,6 +28,8 @@ const GUEST_JOB: &str = include_str!("../guest/guest.job");
 const ROOT_JOB: &str = include_str!("../guest/root.job");
 const ENDINGS_JOB: &str = include_str!("../guest/endings.job");
 const ENDINGS: &str = include_str!("../guest/endings.sh");
+const GDB_JOB: &str = include_str!("../guest/gdb.job");
+const GDB: &str = include_str!("../guest/gdb.sh");
 /// What the guest with its root on the drive leaves there.
 const MARK: &str = "kept on the drive";
 /// The test controller's serial number.
@@ -52,6 +54,7 @@ pub(crate) fn all(fetched: &Fetched) -> Result<Vec<Job>> {
         guest(middle, 2, &["driver", "fio", "quiet"]),
         root(),
         endings(),
+        gdb(),
     ])
 }
 
@@ -93,6 +96,20 @@ fn endings() -> Job {
         seconds: 700,
         tries: 1,
         status: 0,
+        reports: true,
+        forgiven: &[],
+    }
+}
+
+/// A guest under GDB.
+fn gdb() -> Job {
+    Job {
+        name: "gdb".into(),
+        script: GDB_JOB.into(),
+        files: vec![("job/main.sh".to_owned(), GDB.to_owned())],
+        seconds: 300,
+        tries: 1,
+        status: POWER_OFF,
         reports: true,
         forgiven: &[],
     }
