@@ -1,4 +1,5 @@
-//! Commands that end while it changes whether the clock is asked.
+//! Commands that end while something else changes: their namespace's format, or whether the clock
+//! is asked.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -8,7 +9,7 @@ use nvme::{
     trace::{End, Watch},
 };
 use nvme_host::{Config, Driver, Transport, command};
-use nvme_spec::NvmOpcode;
+use nvme_spec::{NvmOpcode, queue::FormatCdw10};
 
 use super::{Stepped, Told, config, held::Held, watch};
 
@@ -18,6 +19,43 @@ fn held_machine(device: &Held, watch: Watch) -> InProcess {
         ..config(1, watch)
     };
     InProcess::new(config, 3).expect("valid")
+}
+
+#[test]
+fn a_write_that_ends_while_a_format_waits_for_it_is_counted_with_its_bytes() {
+    let (device, told) = (Held::new(8), Arc::new(Told::default()));
+    let mut machine = held_machine(&device, watch(&told));
+    let mut driver = Driver::new(&mut machine).expect("a controller");
+    driver.enable(&Config::default()).expect("enabled");
+    driver.create_pair(1, 64).expect("queues");
+    let data = driver.alloc(4096).expect("memory");
+    // One block: more are written piece by piece, and each piece is held.
+    let write = driver.enqueue_data(1, command::write(1, 0, 0), data);
+    let write = write.expect("room");
+    driver.ring(1).expect("rung");
+    for _ in 0..8 {
+        driver.transport().relax();
+    }
+    let format = driver.submit(0, command::format_nvm(1, FormatCdw10::new()));
+    let format = format.expect("submitted");
+    for _ in 0..8 {
+        driver.transport().relax();
+    }
+    // The mark is there: what comes now is refused.
+    let refused = driver.exec_data(1, command::read(1, 0, 7), data);
+    assert!(!refused.expect("completed").status().is_success());
+    device.release(1);
+    let written = driver.wait(write).expect("completed");
+    assert!(written.status().is_success());
+    assert_eq!(driver.try_wait(format).expect("alive"), None);
+    let statistics = driver.transport().controller().statistics();
+    let statistics = statistics.expect("counted");
+    let queue = statistics.queues.iter().find(|queue| queue.sqid == 1);
+    let tally = queue.expect("commands").tally;
+    assert_eq!((tally.bytes_written, tally.bytes_read), (512, 0));
+    assert_eq!(statistics.namespaces[0].bytes_written, 512);
+    device.release(10_000);
+    driver.wait(format).expect("completed");
 }
 
 #[test]
