@@ -89,6 +89,11 @@ fn features_from_outside_are_get_features_before_and_after_they_are_set_and_rese
     driver.exec(0, off).expect("set");
     assert_eq!(compare(&mut driver), Some(0));
     driver.reset().expect("reset");
+    let of_reset = driver.transport().controller().features(0);
+    let cache = of_reset
+        .iter()
+        .find(|feature| feature.fid == FeatureId::VOLATILE_WRITE_CACHE);
+    assert_eq!(cache.map(|feature| feature.current), Some(1));
     driver.enable(&Config::default()).expect("enabled");
     assert_eq!(compare(&mut driver), Some(1));
 }

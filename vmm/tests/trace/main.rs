@@ -31,7 +31,8 @@ use nvme::{
 use nvme_host::{Config, Driver, Transport, command};
 use nvme_spec::{
     AdminOpcode, Cns, FeatureId, NvmOpcode, Sqe, Status,
-    feature::Select,
+    feature::{AsyncEventConfig, Select, TemperatureThreshold},
+    log::CriticalWarning,
     queue::{FUSE_FIRST, FUSE_SECOND},
 };
 use nvme_suite::{Doorbells, Filter};
@@ -265,6 +266,32 @@ fn every_command_of_a_random_run_is_told_once_as_the_host_saw_it() {
             "seed {seed}"
         );
     }
+}
+
+#[test]
+fn an_event_request_is_told_of_when_its_event_comes() {
+    let told = Arc::new(Told::default());
+    let mut machine = InProcess::new(config(1, watch(&told)), 4).expect("valid");
+    let mut driver = Driver::new(&mut machine).expect("a controller");
+    driver.enable(&Config::default()).expect("enabled");
+    let token = driver.request_event().expect("submitted");
+    let warnings = AsyncEventConfig::new().with_smart(CriticalWarning::TEMPERATURE.bits());
+    let cool = TemperatureThreshold::new().with_tmpth(1);
+    for (fid, value) in [
+        (FeatureId::ASYNC_EVENT_CONFIG, u32::from(warnings)),
+        (FeatureId::TEMPERATURE_THRESHOLD, u32::from(cool)),
+    ] {
+        driver.set_feature(fid, value).expect("set");
+    }
+    let cqe = driver.wait(token).expect("an event");
+    let events = told.take();
+    let ends: Vec<End> = events
+        .iter()
+        .filter(|event| event.sqe.opcode == AdminOpcode::ASYNC_EVENT_REQUEST.0)
+        .map(|event| event.end)
+        .collect();
+    let (status, dw0) = (cqe.status(), cqe.dw0);
+    assert_eq!(ends, [End::Completed { status, dw0 }]);
 }
 
 #[test]
