@@ -2,7 +2,7 @@
 //!
 //! [`region::init`] prepares a region of a file or block device. [`write::run`] has threads
 //! overwrite pages of it, of one size or several, overlapping or not, and notes in a
-//! [journal](journal) what was acknowledged and what was made durable. [`verify::run`] reads the
+//! [`journal`] what was acknowledged and what was made durable. [`verify::run`] reads the
 //! region, after a crash or without one, and finds pages that are torn, writes that are lost
 //! though they were durable, and sectors that nobody wrote.
 //!

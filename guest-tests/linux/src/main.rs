@@ -12,7 +12,7 @@
 //! processor with AMD's virtualization, in which a Linux with KVM runs Ferrite, in which the guest
 //! runs. One boot of the outer machine serves all jobs.
 //!
-//! **With what.** Kernels and tools are Debian's, got by an apt root of its own ([`fetch`]) into
+//! **With what.** Kernels and tools are Debian's, got by an apt root of its own ([`mod@fetch`]) into
 //! `target/linux`; nothing of the host is changed and nobody need be root. [`images`] packs what a
 //! guest needs into initial RAM disks.
 //!

@@ -1,7 +1,7 @@
 //! A raw image: a file, or a block device of the host, read and written by plain system calls.
 //!
 //! Those calls may wait, and whoever polls a queue may not: so the image has a few threads that
-//! make them ([`pool`]). A queue hands them jobs and takes back what is done ([`queue`]).
+//! make them (`pool`). A queue hands them jobs and takes back what is done (`queue`).
 //!
 //! ```text
 //!   submit ──► gather the guest's data ──► job ──► a thread: pread, pwrite, fallocate, fdatasync
@@ -15,10 +15,10 @@
 //! at once with FUA or [`ImageOptions::durable`]; so is what is zeroed or discarded, and what is
 //! read with FUA is durable before it is given. A failed `fdatasync` may have lost what was
 //! written before, and the kernel tells of it once: so from then on every flush and every durable
-//! write fails ([`durable`]). Of a write that fails on a full file system nothing is changed if the request is
-//! [`whole`](crate::Request::whole) and the file system can allocate in advance; one that fails for
-//! another reason, or that the host's own end cuts short, may be done in part: a file promises no
-//! more. A file that becomes shorter fails what is written and what is read beyond its end.
+//! write fails (`durable`). Of a write that fails on a full file system nothing is changed if the
+//! request is [`whole`](crate::Request::whole) and the file system can allocate in advance; one that
+//! fails for another reason, or that the host's own end cuts short, may be done in part: a file
+//! promises no more. A file that becomes shorter fails what is written and what is read beyond its end.
 
 mod durable;
 mod io;

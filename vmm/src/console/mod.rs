@@ -6,12 +6,12 @@
 //! ```
 //!
 //! One thread waits for all of these descriptors. What comes in is read only when the guest's side
-//! has room, so that nothing is lost however much is pasted; what goes out waits in [`Output`],
+//! has room, so that nothing is lost however much is pasted; what goes out waits in `Output`,
 //! which says how long a CPU waits for a slow reader. [`Running::finish`] gives a reader who still
 //! reads all that the guest has printed.
 //!
 //! A terminal is raw while the guest runs: Ctrl-C and the like are the guest's, and Ctrl-A begins
-//! an escape ([`escape`]). It is restored at the end, on a panic, and by the signals that end or
+//! an escape (`escape`). It is restored at the end, on a panic, and by the signals that end or
 //! stop the process ([`terminal`]).
 
 mod engine;

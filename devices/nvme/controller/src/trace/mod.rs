@@ -1,14 +1,14 @@
 //! What the controller does, command by command: traced, recorded and counted.
 //!
 //! A configuration with a [`Watch`] has each shard follow its commands from the fetch to their end.
-//! What is known of a command is a [`CommandEvent`]: it goes to a [`Trace`](crate::Trace) when
+//! What is known of a command is a [`CommandEvent`]: it goes to a [`Trace`] when
 //! tracing is on ([`Controller::set_tracing`](crate::Controller::set_tracing)), to the flight
 //! recorder, a ring that any thread may read at any time
 //! ([`Controller::recorded`](crate::Controller::recorded)), and into counters
 //! ([`Controller::statistics`](crate::Controller::statistics)). Without a watch it costs a branch at
 //! the fetch and one at the end.
 //!
-//! How a command is followed. When its completion slot is reserved it gets a [`Tag`], a place in
+//! How a command is followed. When its completion slot is reserved it gets a `Tag`, a place in
 //! its shard's table of commands under way, which travels with the slot and beyond it: commands that
 //! hand their slot back (an Asynchronous Event Request, the Abort of one) keep the tag. The end
 //! takes the tag back, so that each command ends once; what a reset leaves behind is ended by it.
@@ -16,7 +16,7 @@
 //! tag: it is not told of when tracing is switched on before its end.
 //!
 //! Time. The core has no clock. Times are those of the polls, unless the watch has a
-//! [`Clock`](crate::Clock) and tracing or statistics are on: then it is read once for the entries
+//! [`Clock`] and tracing or statistics are on: then it is read once for the entries
 //! copied together and once at each end, for a command that is done within a poll would take no time
 //! else.
 //!
