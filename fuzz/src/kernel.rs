@@ -105,7 +105,8 @@ pub(crate) fn good_image() -> Vec<u8> {
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
     // setup_sects, syssize in paragraphs, the magic, the version.
     put(0x1f1, &[1]);
-    put(0x1f4, &(FILE_BYTES as u32 / 16).to_le_bytes());
+    let paragraphs = u32::try_from(FILE_BYTES / 16).unwrap_or(u32::MAX);
+    put(0x1f4, &paragraphs.to_le_bytes());
     put(0x202, b"HdrS\x0f\x02");
     // loadflags: high; code32_start; initrd_addr_max; relocatable; xloadflags: 64 bits, above 4 GiB.
     put(0x211, &[1]);

@@ -93,14 +93,10 @@ fn control() {
     run("control", INPUTS);
 }
 
-/// Inputs that libFuzzer found, and that are right now.
+/// An input that libFuzzer found: commas whose number is even after one halving, and not after two.
 #[test]
-fn what_was_found_stays_mended() {
-    // Commas whose number is even after one halving, and not after two.
-    let commas = [&b"\0nowhere"[..], &[b','; 32], b"z"].concat();
-    for (name, input) in [("options", commas)] {
-        let harness = HARNESSES.iter().find(|(other, _)| *other == name);
-        let (_, harness) = harness.unwrap_or_else(|| panic!("no harness {name}"));
-        harness(&input);
-    }
+fn commas_of_a_key_are_found_in_their_list() {
+    let harness = HARNESSES.iter().find(|(name, _)| *name == "options");
+    let (_, harness) = harness.unwrap_or_else(|| panic!("no harness of options"));
+    harness(&[&b"\0nowhere"[..], &[b','; 32], b"z"].concat());
 }
